@@ -1,0 +1,255 @@
+"""What may happen to an image: ranges, sampling, and the paper's named schemes.
+
+A scheme is one affine map and then one colour change, in [0, 1] pixels. With (x, y) in
+pixels from the centre of the image, x to the right and y down, the map is
+
+    [x']   [f*zx*cos(t)   -zy*sin(t+s)   tx] [x]
+    [y'] = [f*zx*sin(t)    zy*cos(t+s)   ty] [y]
+
+from input to output: flip f = -1 or 1, zoom z > 1 magnifies, a positive rotation t
+turns clockwise on the screen, s is the shear. Colour is `g * (x - mean) + mean + b`,
+with the mean of each channel over the warped image, and one clip to [0, 1].
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+Parameters = dict[str, Tensor]
+Transform = Callable[[Tensor], Tensor]
+
+_DISTRIBUTIONS = ("uniform", "normal", "extremes")
+_PARAMETERS = (
+    "flip",  # -1 or 1
+    "shift_x",  # fraction of the width
+    "shift_y",  # fraction of the height
+    "zoom_x",
+    "zoom_y",
+    "rotation",  # radians
+    "shear",  # radians
+    "contrast",  # gain g
+    "brightness",
+)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Ranges and distribution of random transformations; the default is "heavier".
+
+    Change single values with keywords: `Scheme.heavier(flip=0.0)`.
+
+    Attributes:
+        flip: probability of a horizontal flip.
+        translation: bound of the shift, as a fraction of width and of height.
+        zoom: bound of the zoom about 1, drawn for each axis.
+        rotation: bound of the rotation in degrees.
+        shear: bound of the shear in radians.
+        contrast: bound of the contrast gain about 1.
+        brightness: bound of the brightness offset, in [0, 1] pixels.
+        distribution: "uniform" within the bounds (the paper's table), "normal" (bounds
+            at two standard deviations, truncated there), or "extremes" (each parameter
+            at plus or minus its bound).
+
+    Raises:
+        ValueError: a bound is negative or makes the map singular, `flip` is no
+            probability, or the distribution is unknown.
+    """
+
+    flip: float = 0.5
+    translation: float = 0.10
+    zoom: float = 0.15
+    rotation: float = 22.5
+    shear: float = 0.15
+    contrast: float = 0.5
+    brightness: float = 0.25
+    distribution: str = "uniform"
+
+    def __post_init__(self) -> None:
+        bounds = dataclasses.asdict(self)
+        if bounds.pop("distribution") not in _DISTRIBUTIONS:
+            raise ValueError(
+                f"unknown distribution {self.distribution!r}: take one of "
+                f"{', '.join(_DISTRIBUTIONS)}"
+            )
+        for name, value in bounds.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number from 0 up, got {value}")
+        if self.flip > 1:
+            raise ValueError(f"flip is a probability in [0, 1], got {self.flip}")
+        if self.zoom >= 1 or self.shear >= math.pi / 2:
+            raise ValueError(
+                f"zoom must be below 1 and shear below pi/2, or an image collapses to "
+                f"a line; got zoom={self.zoom}, shear={self.shear}"
+            )
+
+    @classmethod
+    def heavier(cls, **changes: Any) -> Self:
+        """The paper's heavier augmentation: all of flip, affine map and colour."""
+        return dataclasses.replace(cls(), **changes)
+
+    @classmethod
+    def light(cls, **changes: Any) -> Self:
+        """The paper's light augmentation: horizontal flip and translation."""
+        light = cls(zoom=0.0, rotation=0.0, shear=0.0, contrast=0.0, brightness=0.0)
+        return dataclasses.replace(light, **changes)
+
+    @classmethod
+    def photometric(cls, **changes: Any) -> Self:
+        """The colour changes of `heavier` alone: every pixel stays in its place."""
+        still = cls(flip=0.0, translation=0.0, zoom=0.0, rotation=0.0, shear=0.0)
+        return dataclasses.replace(still, **changes)
+
+    @classmethod
+    def halved(cls, **changes: Any) -> Self:
+        """The paper's test transformations: half the ranges of `heavier`, extremes."""
+        whole = dataclasses.asdict(cls())
+        kept = {"flip": whole.pop("flip"), "distribution": "extremes"}
+        del whole["distribution"]
+        half: dict[str, Any] = {name: bound / 2 for name, bound in whole.items()}
+        return dataclasses.replace(cls(**half, **kept), **changes)
+
+    @property
+    def geometric(self) -> bool:
+        """Whether pixels move."""
+        return any((self.flip, self.translation, self.zoom, self.rotation, self.shear))
+
+    @property
+    def colours(self) -> bool:
+        """Whether values change."""
+        return bool(self.contrast or self.brightness)
+
+    def draw(
+        self,
+        rows: int,
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Parameters:
+        """Parameters of `rows` transformations, each a float32 tensor `[rows]`.
+
+        They come from one draw of `[rows, 9]` uniform numbers, row by row: drawing 3
+        rows and then 5 from a generator gives what drawing 8 rows gives.
+        """
+        uniform = torch.rand(rows, len(_PARAMETERS), generator=generator, device=device)
+        flips = torch.where(uniform[:, 0] < self.flip, -1.0, 1.0)
+        unit = dict(
+            zip(_PARAMETERS[1:], self._unit(uniform[:, 1:]).unbind(1), strict=True)
+        )
+        return {
+            "flip": flips,
+            "shift_x": unit["shift_x"] * self.translation,
+            "shift_y": unit["shift_y"] * self.translation,
+            "zoom_x": 1 + unit["zoom_x"] * self.zoom,
+            "zoom_y": 1 + unit["zoom_y"] * self.zoom,
+            "rotation": unit["rotation"] * math.radians(self.rotation),
+            "shear": unit["shear"] * self.shear,
+            "contrast": 1 + unit["contrast"] * self.contrast,
+            "brightness": unit["brightness"] * self.brightness,
+        }
+
+    def _unit(self, uniform: Tensor) -> Tensor:
+        """Numbers in [-1, 1], distributed as the scheme says."""
+        centred = 2 * uniform - 1
+        if self.distribution == "uniform":
+            return centred
+        if self.distribution == "extremes":
+            return torch.where(centred < 0, -1.0, 1.0)
+        # Inverse distribution function of a normal cut at two standard deviations.
+        return torch.erfinv(centred * math.erf(math.sqrt(2))) / math.sqrt(2)
+
+    def matrix(self, parameters: Parameters, height: int, width: int) -> Tensor:
+        """Affine maps `[rows, 3, 3]` from input to output pixels, float32.
+
+        Pixels are counted from the top left (x, y from 0 to width - 1, height - 1), as
+        in `kornia.geometry.transform.warp_affine`, so that boxes, points and masks can
+        follow their image.
+        """
+        p, centre_x, centre_y = parameters, (width - 1) / 2, (height - 1) / 2
+        turned, zero = p["rotation"] + p["shear"], torch.zeros_like(p["flip"])
+        a = p["flip"] * p["zoom_x"] * torch.cos(p["rotation"])
+        b = -p["zoom_y"] * torch.sin(turned)
+        c = p["flip"] * p["zoom_x"] * torch.sin(p["rotation"])
+        d = p["zoom_y"] * torch.cos(turned)
+        x = p["shift_x"] * width + centre_x - a * centre_x - b * centre_y
+        y = p["shift_y"] * height + centre_y - c * centre_x - d * centre_y
+        entries = (a, b, x, c, d, y, zero, zero, zero + 1)
+        return torch.stack(entries, 1).view(-1, 3, 3)
+
+    def __str__(self) -> str:
+        ranges = {
+            "flip p": self.flip,
+            "translation +-": self.translation,
+            "zoom +-": self.zoom,
+            "rotation +-": self.rotation,
+            "shear +-": self.shear,
+            "contrast +-": self.contrast,
+            "brightness +-": self.brightness,
+        }
+        units = {"rotation +-": " deg", "shear +-": " rad"}
+        parts = [f"{k} {v:g}{units.get(k, '')}" for k, v in ranges.items() if v]
+        return f"{', '.join(parts) or 'nothing'} ({self.distribution})"
+
+
+_NAMED = {
+    "light": Scheme.light,
+    "heavier": Scheme.heavier,
+    "photometric": Scheme.photometric,
+    "halved": Scheme.halved,
+}
+
+
+def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
+    """The scheme of that name; a `Scheme` or a callable as it is.
+
+    A `torchvision.transforms` pipeline, which draws once for a whole batch, comes back
+    as a callable that applies it image by image.
+
+    Raises:
+        ValueError: no scheme has that name.
+        TypeError: neither a name, a `Scheme` nor a callable.
+    """
+    if isinstance(scheme, str):
+        if scheme not in _NAMED:
+            raise ValueError(
+                f"unknown scheme {scheme!r}: take one of {', '.join(_NAMED)}, a "
+                "Scheme, or a callable from a float batch [N, C, H, W] in [0, 1] to "
+                "such a batch"
+            )
+        return _NAMED[scheme]()
+    if isinstance(scheme, Scheme):
+        return scheme
+    if not callable(scheme):
+        raise TypeError(
+            "scheme must be a name, a Scheme or a callable, got "
+            f"{type(scheme).__name__}"
+        )
+    return ImageByImage(scheme) if draws_once_a_batch(scheme) else scheme
+
+
+def draws_once_a_batch(scheme: Transform) -> bool:
+    """Whether the pipeline is torchvision's, alone or inside an `nn.Sequential`."""
+    parts: Iterable[Any] = (
+        scheme.modules() if isinstance(scheme, nn.Module) else [scheme]
+    )
+    return any(
+        type(part).__module__.startswith("torchvision.transforms") for part in parts
+    )
+
+
+class ImageByImage:
+    """Calls a transform on each image, so that each draws numbers of its own."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Transformed `[N, C, H, W]`."""
+        return torch.stack([self.transform(image) for image in images])
+
+    def __repr__(self) -> str:
+        return f"{self.transform!r}, image by image"

@@ -1,0 +1,224 @@
+"""From B images to `num_views * B` rows on their device: one warp, one colour pass.
+
+Row order, everywhere in this package: view-major. Row `v * B + i` is view v of image i;
+targets follow as `targets.repeat(num_views, ...)`.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dai_plugin.normalization import Normalization
+from dai_plugin.schemes import Parameters, Scheme, Transform
+
+FirstView = Literal["clean", "augmented"]
+
+
+def expand(
+    images: Tensor,
+    num_views: int,
+    scheme: Scheme | Transform,
+    *,
+    first_view: FirstView,
+    normalization: Normalization,
+    seed: int,
+) -> Tensor:
+    """`[num_views * B, C, H, W]` view-major rows of `[B, C, H, W]` images.
+
+    Dtype, device and memory format are those of the images. The rows are the same for
+    the same seed on the same kind of device; the global random stream is untouched.
+
+    Args:
+        images: floating point, carrying `normalization`, or uint8.
+        num_views: M.
+        scheme: a `Scheme`, or a callable from float32 `[N, C, H, W]` in [0, 1] to the
+            same shape, called once with all rows that are to be changed.
+        first_view: "clean" leaves view 0 as it came, "augmented" transforms it too.
+        normalization: what the images carry.
+        seed: of the parameters drawn here.
+
+    Raises:
+        ValueError: a callable scheme returned another shape.
+    """
+    start = 1 if first_view == "clean" else 0
+    if num_views == start:
+        return images
+    rows = _empty_rows(images, num_views)
+    views = rows.view(num_views, *images.shape)
+    if start:
+        views[0].copy_(images)
+    if isinstance(scheme, Scheme):
+        generator = torch.Generator(images.device).manual_seed(seed)
+        drawn = scheme.draw(
+            views[start:, :, 0, 0, 0].numel(), generator=generator, device=images.device
+        )
+        transform(images, scheme, drawn, normalization, out=views[start:])
+    else:
+        views[start:].copy_(
+            _call(scheme, images, num_views - start, normalization, seed)
+        )
+    return rows
+
+
+def repeat_targets(targets: Tensor, num_views: int) -> Tensor:
+    """Targets `[B, ...]` for view-major rows: `[num_views * B, ...]`."""
+    return targets.repeat(num_views, *[1] * (targets.dim() - 1))
+
+
+def transform(
+    images: Tensor,
+    scheme: Scheme,
+    parameters: Parameters,
+    normalization: Normalization,
+    *,
+    out: Tensor,
+) -> Tensor:
+    """Writes V transformed views of `[B, C, H, W]` images into `out [V, B, C, H, W]`.
+
+    The colour change and the clip are carried over into the images' own normalisation,
+    so that no pass over the images is needed to leave it and to come back.
+
+    Args:
+        images: floating point, carrying `normalization`, or uint8.
+        scheme: what to do.
+        parameters: of V * B transformations, view-major, as `scheme.draw` gives them.
+        normalization: what the images carry.
+        out: the views, of any float dtype, or uint8.
+    """
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        source = _float_images(images)
+        if scheme.geometric:
+            height, width = images.shape[2:]
+            moved = warp(source, scheme.matrix(parameters, height, width))
+        else:
+            moved = source.expand(out.shape)
+        if scheme.colours:
+            target = out if out.is_floating_point() else torch.empty_like(moved)
+            mean, std = normalization.tensors(images)
+            moved = colour(moved, parameters, mean, std, out=target)
+        return moved if moved is out else _store(moved, out)
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """V warped versions `[V, B, C, H, W]` of float32 `[B, C, H, W]` images.
+
+    Bilinear, the nearest pixel beyond the border, one resampling. Coordinates are
+    float32 whatever the images are.
+
+    Args:
+        images: float32.
+        matrices: `[V * B, 3, 3]`, view-major, from input to output pixels counted from
+            the top left, as `Scheme.matrix` gives them.
+    """
+    count, channels, height, width = images.shape
+    grid = _sampling_grid(matrices.view(-1, count, 3, 3).transpose(0, 1), height, width)
+    # All views of an image are stacked below each other in one tall grid, so that one
+    # call reads every image in place instead of a repeated batch.
+    tall = F.grid_sample(
+        images, grid.flatten(1, 2), padding_mode="border", align_corners=False
+    )
+    return tall.view(count, channels, -1, height, width).permute(2, 0, 1, 3, 4)
+
+
+def colour(
+    images: Tensor, parameters: Parameters, mean: Tensor, std: Tensor, *, out: Tensor
+) -> Tensor:
+    """`g * (x - mean of the channel) + mean of the channel + b`, clipped to [0, 1].
+
+    Args:
+        images: `[V, B, C, H, W]`, carrying the normalisation of `mean` and `std`.
+        parameters: "contrast" g and "brightness" b, each `[V * B]`, in pixels.
+        mean: `[C, 1, 1]` mean of the normalisation.
+        std: `[C, 1, 1]` standard deviation of the normalisation.
+        out: where the result is written.
+    """
+    shape = (*images.shape[:2], 1, 1, 1)
+    gain = parameters["contrast"].view(shape)
+    shift = parameters["brightness"].view(shape) / std
+    centre = images.mean((3, 4), keepdim=True)
+    torch.addcmul(centre * (1 - gain) + shift, images, gain, out=out)
+    return out.clamp_((-mean / std).to(out.dtype), ((1 - mean) / std).to(out.dtype))
+
+
+def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """Where each output pixel comes from: `[..., H, W, 2]` in [-1, 1] coordinates.
+
+    The 2 x 2 part is inverted in closed form: a solver would wait for the device.
+    """
+    a, b, x, c, d, y = matrices[..., :2, :].flatten(-2).float().unbind(-1)
+    scale = 1 / (a * d - b * c)
+    rows = (
+        (d * scale, -b * scale, (b * y - d * x) * scale, width),
+        (-c * scale, a * scale, (c * x - a * y) * scale, height),
+    )
+    across = torch.arange(width, device=a.device, dtype=torch.float32)
+    down = torch.arange(height, device=a.device, dtype=torch.float32)[:, None]
+    grid = torch.empty(*a.shape, height, width, 2, device=a.device)
+    for i, (from_x, from_y, shift, size) in enumerate(rows):
+        # align_corners=False: pixel p lies at (2 p + 1) / size - 1.
+        factor = (2 / size * torch.stack([from_x, from_y, shift + 0.5]))[
+            ..., None, None
+        ]
+        torch.add(
+            factor[0] * across, factor[1] * down + (factor[2] - 1), out=grid[..., i]
+        )
+    return grid
+
+
+def _float_images(images: Tensor) -> Tensor:
+    return images.float() if images.is_floating_point() else images / 255
+
+
+def _empty_rows(images: Tensor, num_views: int) -> Tensor:
+    channels_last = images.dim() == 4 and images.is_contiguous(
+        memory_format=torch.channels_last
+    )
+    keep = channels_last and not images.is_contiguous()
+    return torch.empty(
+        num_views * images.shape[0],
+        *images.shape[1:],
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=torch.channels_last if keep else torch.contiguous_format,
+    )
+
+
+def _store(values: Tensor, out: Tensor) -> Tensor:
+    if not out.is_floating_point():
+        values = (values * 255).round_().clamp_(0, 255)
+    return out.copy_(values)
+
+
+def _call(
+    scheme: Callable[[Tensor], Tensor],
+    images: Tensor,
+    views: int,
+    normalization: Normalization,
+    seed: int,
+) -> Tensor:
+    """A callable scheme's `[views, B, C, H, W]`, drawn from a forked random stream."""
+    mean, std = normalization.tensors(images)
+    untouched = normalization.mean == (0.0,) and normalization.std == (1.0,)
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        pixels = _float_images(images).repeat(views, 1, 1, 1)
+        pixels = pixels if untouched else pixels.mul_(std).add_(mean)
+        with torch.random.fork_rng(_accelerators(images)):
+            torch.manual_seed(seed)
+            changed = scheme(pixels)
+        if not isinstance(changed, Tensor) or changed.shape != pixels.shape:
+            got = list(changed.shape) if isinstance(changed, Tensor) else type(changed)
+            raise ValueError(
+                f"the scheme {scheme!r} returned {got} for a batch "
+                f"{list(pixels.shape)}; it must keep the shape"
+            )
+        changed = changed if untouched else (changed - mean) / std
+        if not images.is_floating_point():
+            changed = (changed * 255).round().clamp(0, 255)
+        return changed.view(views, *images.shape)
+
+
+def _accelerators(images: Tensor) -> list[torch.device]:
+    return [] if images.device.type == "cpu" else [images.device]
