@@ -132,6 +132,6 @@ def from_batch(images: Tensor) -> Normalization:
         )
     raise ValueError(
         f"images of {images.shape[1]} channels with values from {low.min():.4g} to "
-        f"{high.max():.4g} carry no known normalisation: give mean= and std= (mean=0.0, "
-        "std=1.0 leaves the values as they are)"
+        f"{high.max():.4g} carry no known normalisation: give mean= and std= "
+        "(mean=0.0, std=1.0 leaves the values as they are)"
     )
