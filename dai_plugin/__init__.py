@@ -1,12 +1,26 @@
-"""Data augmentation invariance for PyTorch (arXiv:1906.04547)."""
+"""Data augmentation invariance for PyTorch (arXiv:1906.04547).
 
+import dai_plugin
+model, criterion = dai_plugin.attach(model, criterion)
+"""
+
+from dai_plugin.attachment import (
+    Attachment,
+    DataAugmentationInvariance,
+    attach,
+    attached,
+)
 from dai_plugin.layers import select_layers
 from dai_plugin.loss import class_invariance_loss, invariance_loss, layer_weights
 from dai_plugin.schemes import Scheme
 
 __version__ = "0.1.0"
 __all__ = [
+    "Attachment",
+    "DataAugmentationInvariance",
     "Scheme",
+    "attach",
+    "attached",
     "class_invariance_loss",
     "invariance_loss",
     "layer_weights",

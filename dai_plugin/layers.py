@@ -147,9 +147,10 @@ def _blocks(base: nn.Module) -> list[str]:
 
     A candidate is a module of a class of its own that sits in a plain container, or
     directly in the network; the class occurs at least twice and holds two or more
-    weights (a convolution with its normalisation holds one, and is no block). Where candidates are nested, a stage (several of one class) gives way
-    to its blocks, while a block made of different candidates stays whole. Rare
-    side branches (auxiliary heads) are left out.
+    weights (a convolution with its normalisation holds one, and is no block). Where
+    candidates are nested, a stage (several of one class) gives way to its blocks, while
+    a block made of different candidates stays whole. Rare side branches (auxiliary
+    heads) are left out.
     """
     members = {n: m for n, m in _members(base) if _may_be_block(m)}
     counts = Counter(type(m) for m in members.values())

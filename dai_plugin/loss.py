@@ -26,6 +26,9 @@ _BLOCK_CPU = 2**17
 _BLOCK_ACCELERATOR = 2**26
 
 
+Law = str | Sequence[float] | Mapping[str, float]
+
+
 def invariance_loss(
     activations: Tensor, num_views: int, *, correction: int = 0
 ) -> Tensor:
@@ -105,7 +108,7 @@ def class_invariance_loss(
 def layer_weights(
     num_layers: int,
     alpha: float = 0.1,
-    law: str | Sequence[float] | Mapping[str, float] = "exponential",
+    law: Law = "exponential",
     last_to_first: float = 10.0,
 ) -> list[float]:
     """Weights alpha_l of the layers, first to last, which sum to `alpha`.
@@ -140,7 +143,7 @@ def layer_weights(
 
 def _relative_weights(
     num_layers: int,
-    law: str | Sequence[float] | Mapping[str, float],
+    law: Law,
     last_to_first: float,
 ) -> list[float]:
     depth = [i / max(num_layers - 1, 1) for i in range(num_layers)]
@@ -156,6 +159,39 @@ def _relative_weights(
             "'uniform', or give one number a layer"
         )
     return [float(w) for w in (law.values() if isinstance(law, Mapping) else law)]
+
+
+def spread_weights(
+    law: Law, last_to_first: float, chosen: Sequence[str], fired: Sequence[str]
+) -> list[float]:
+    """Weights that sum to 1, for layers in the order in which they fired.
+
+    Args:
+        law: as in `layer_weights`; numbers of one's own belong to the chosen layers, in
+            their order or by name, and a layer left out of a mapping weighs nothing.
+        last_to_first: as in `layer_weights`.
+        chosen: names of the chosen layers.
+        fired: names of the calls: "name", "name:1" for the second call of a layer.
+
+    Raises:
+        KeyError: a mapping names a layer that was not chosen.
+        ValueError: as in `layer_weights`.
+    """
+    if isinstance(law, str):
+        return layer_weights(len(fired), 1.0, law, last_to_first)
+    if isinstance(law, Mapping):
+        unknown = [name for name in law if name not in chosen]
+        if unknown:
+            raise KeyError(
+                f"layer_weights names {unknown}, which are not among the chosen layers "
+                f"{list(chosen)}"
+            )
+        law = [law.get(name, 0.0) for name in chosen]
+    own = dict(zip(chosen, layer_weights(len(chosen), 1.0, law), strict=True))
+    layers = [call.split(":")[0] for call in fired]
+    return layer_weights(
+        len(fired), 1.0, [own[name] / layers.count(name) for name in layers]
+    )
 
 
 class Views:

@@ -14,6 +14,8 @@ from torch import Tensor
 from dai_plugin.normalization import Normalization
 from dai_plugin.schemes import Parameters, Scheme, Transform
 
+_MASK = 2**64 - 1
+
 FirstView = Literal["clean", "augmented"]
 
 
@@ -61,6 +63,17 @@ def expand(
             _call(scheme, images, num_views - start, normalization, seed)
         )
     return rows
+
+
+def mix_seed(*numbers: int) -> int:
+    """One seed of 63 bits from several numbers (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state >> 1
 
 
 def repeat_targets(targets: Tensor, num_views: int) -> Tensor:

@@ -1,0 +1,391 @@
+"""The training objective: task loss and invariance losses, mixed by alpha and beta.
+
+    L = (1 - alpha - beta) * L_task + sum_l alpha_l * L_inv_l + sum_l beta_l * L_class_l
+
+An `Objective` belongs to one network: it makes the views of a step, has the hooks
+measure the chosen layers, and mixes the losses. It knows no loop and no criterion.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dai_plugin.hooks import LayerHooks, hooked
+from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.loss import Law, spread_weights
+from dai_plugin.normalization import Normalization, Statistics, from_batch, from_model
+from dai_plugin.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views import FirstView, expand, mix_seed
+
+logger = logging.getLogger("dai_plugin")
+
+Schedule = Callable[[int], float]
+When = Literal["training", "grad"]
+
+
+NO_DATA_PARALLEL = (
+    "DataParallel replicates the network at each step and loses its hooks; use "
+    "DistributedDataParallel, as `accelerate launch train.py` does"
+)
+
+
+class Objective:
+    """Views, hooks and weights of one network. See `attach` for the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_views: int = 2,
+        alpha: float = 0.1,
+        beta: float = 0.0,
+        layers: Layers = "auto",
+        layer_weights: Law = "exponential",
+        last_to_first: float = 10.0,
+        scheme: str | Scheme | Transform = "heavier",
+        mean: Statistics | None = None,
+        std: Statistics | None = None,
+        first_view: FirstView = "augmented",
+        correction: int = 0,
+        sync: bool = False,
+        alpha_schedule: Schedule | None = None,
+        when: When = "training",
+        seed: int | None = None,
+        strict: bool = True,
+    ) -> None:
+        _check(num_views, alpha, beta, correction, first_view, when, sync)
+        if isinstance(model, nn.DataParallel):
+            raise TypeError(NO_DATA_PARALLEL)
+        self.base = unwrap(model)
+        _check_network(self.base)
+        self.num_views, self.alpha, self.beta = num_views, alpha, beta
+        self.scheme, self.first_view = find_scheme(scheme), first_view
+        self._schedule, self._when, self._strict = alpha_schedule, when, strict
+        self._seed = torch.initial_seed() if seed is None else seed
+        self._normalization = _given_normalization(self.base, mean, std)
+        self._automatic = isinstance(layers, str) and layers == "auto"
+        self._chosen = select_layers(self.base, layers)
+        self._law: tuple[Law, float] = (layer_weights, last_to_first)
+        spread_weights(*self._law, self._chosen, self._chosen)
+        self._hooks = LayerHooks(self.base, self._chosen, correction, keep=beta > 0)
+        self._weights: dict[Any, Tensor] = {}
+        self._losses: dict[str, Tensor] = {}
+        self._last: dict[str, Any] = {
+            "layers": {},
+            "task_loss": None,
+            "total_loss": None,
+        }
+        self._forwards = self._calls = self._missed = 0
+        self._step = self._first_step = 0
+        self._multiplier = 1.0
+        self._open = False
+        self._rank: int | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the chosen layers."""
+        return list(self._hooks.names)
+
+    @property
+    def active(self) -> bool:
+        """Whether a forward now would be a training forward."""
+        training = self._when == "grad" or self.base.training
+        return training and torch.is_grad_enabled() and not _tracing()
+
+    @property
+    def factor(self) -> float:
+        """The weight of the task loss in this step, 1 - alpha - beta."""
+        return 1 - self._multiplier * (self.alpha + self.beta)
+
+    def begin(self, images: Tensor) -> Tensor:
+        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images."""
+        self.abandon()
+        if images.dim() != 4:
+            raise ValueError(
+                f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
+                "single image is images[None]"
+            )
+        if self._rank is None:
+            self._start(images)
+        self._multiplier = self._scheduled()
+        rows = expand(
+            images,
+            self.num_views,
+            self.scheme,
+            first_view=self.first_view,
+            normalization=self._normalization or Normalization(),
+            seed=mix_seed(self._seed, self._rank or 0, self._step),
+        )
+        graph = self._multiplier * self.alpha > 0
+        self._hooks.arm(rows.shape[0], self.num_views, graph)
+        self._forwards += 1
+        self._step += 1
+        self._open, self._images = True, images.shape[0]
+        return rows
+
+    def measured(self) -> None:
+        """Ends the forward of a step: takes over the losses of its layers."""
+        self._losses = self._hooks.disarm()
+        if self._forwards == 1:
+            self._prune()
+            self._notice()
+
+    def total(
+        self, task: Tensor, labels: Tensor | None, scale: float | Tensor = 1.0
+    ) -> Tensor:
+        """The objective from the task loss, a fresh tensor.
+
+        Args:
+            task: of any shape; the invariance terms are added to each element.
+            labels: `[num_views * B]` hard labels, for beta > 0.
+            scale: of the invariance terms; B where the task loss is a sum over images.
+        """
+        self._hooks.check()
+        self._calls += self._open
+        self._open = False
+        total = self.factor * task
+        if self._multiplier * self.alpha > 0:
+            terms = self._weighted(self._losses, self.alpha, task.device)
+            total = total + scale * self._multiplier * terms
+        if self._multiplier * self.beta > 0:
+            if labels is None:
+                raise ValueError("beta > 0 needs labels, and none were given")
+            losses = self._hooks.class_losses(labels)
+            terms = self._weighted(losses, self.beta, task.device)
+            total = total + scale * self._multiplier * terms
+        self._last = {
+            "layers": {name: loss.detach() for name, loss in self._losses.items()},
+            "task_loss": task.detach(),
+            "total_loss": total.detach(),
+        }
+        if total.requires_grad:
+            release = functools.partial(self._release_step, self._step)
+            total.register_hook(release)  # type: ignore[no-untyped-call]
+        return total
+
+    def release(self) -> None:
+        """Lets go of all that is held of the step."""
+        self._hooks.clear()
+        self._losses = {}
+
+    def _release_step(self, step: int, _: Tensor) -> None:
+        if step == self._step:
+            self.release()
+
+    def abandon(self) -> None:
+        """Counts a training forward whose loss was never taken, and lets go of it.
+
+        Raises:
+            RuntimeError: it is the second one, and `strict`.
+        """
+        self.release()
+        if not self._open:
+            return
+        self._open = False
+        self._missed += 1
+        message = (
+            "a training forward did not reach the criterion: its invariance loss was "
+            "not trained. The criterion must get what the network returned, not the "
+            "result of an operation on it (put log_softmax into the network or the "
+            "criterion), and it must be the attached one (use what attach returned)"
+        )
+        if self._missed > 1 and self._strict:
+            raise RuntimeError(f"{message}. This happened {self._missed} times")
+        if self._missed == 1:
+            logger.warning("%s. The next time is an error unless strict=False", message)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and the last values.
+
+        Returns:
+            "forwards", "criterion_calls" (training forwards that reached the criterion,
+            each once), "missed" (those that did not), "layers" ({name: last invariance
+            loss}), "task_loss", "total_loss", and "alpha" and "beta" as scheduled.
+        """
+        return {
+            "forwards": self._forwards,
+            "criterion_calls": self._calls,
+            "missed": self._missed,
+            "layers": {name: v.item() for name, v in self._last["layers"].items()},
+            "task_loss": _mean(self._last["task_loss"]),
+            "total_loss": _mean(self._last["total_loss"]),
+            "alpha": self._multiplier * self.alpha,
+            "beta": self._multiplier * self.beta,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, step and input range: plain numbers, the same on every rank."""
+        known = self._normalization
+        return {
+            "seed": self._seed,
+            "step": self._step,
+            "mean": list(known.mean) if known else None,
+            "std": list(known.std) if known else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues the random stream where `state_dict` was taken."""
+        self._seed, self._step = int(state["seed"]), int(state["step"])
+        if state["mean"] is not None:
+            self._normalization = Normalization.given(
+                state["mean"], state["std"], "restored"
+            )
+
+    def remove(self) -> None:
+        """Takes away every hook that was set here, and nothing else's."""
+        self.release()
+        self._hooks.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _start(self, images: Tensor) -> None:
+        if images.is_floating_point() and not images.isfinite().all():
+            raise ValueError(
+                "the first batch of images holds NaN or infinite values; check the "
+                "data and its normalisation (a standard deviation of 0?)"
+            )
+        rank = dist.get_rank() if _distributed() else 0
+        if self._normalization is None:
+            guess = [from_batch(images) if rank == 0 else None]
+            if _distributed():
+                dist.broadcast_object_list(guess, src=0)
+            self._normalization = guess[0]
+            if rank == 0:
+                logger.warning(
+                    "mean and std were not given; normalisation taken: %s. Give mean= "
+                    "and std= if the images carry another",
+                    self._normalization,
+                )
+        self._rank = rank
+
+    def _scheduled(self) -> float:
+        multiplier = float(self._schedule(self._step)) if self._schedule else 1.0
+        if not 0 <= multiplier * (self.alpha + self.beta) <= 1:
+            raise ValueError(
+                f"alpha_schedule returned {multiplier} at step {self._step}; times "
+                f"alpha + beta = {self.alpha + self.beta} it must lie in [0, 1]"
+            )
+        return multiplier
+
+    def _weighted(
+        self, losses: dict[str, Tensor], total: float, device: torch.device
+    ) -> Tensor:
+        key = (*losses, total, device)
+        if key not in self._weights:
+            # Kept on the device, because a copy from the host would wait for it.
+            weights = spread_weights(*self._law, self._chosen, list(losses))
+            self._weights[key] = total * torch.tensor(
+                weights, device=device, dtype=torch.float64
+            )
+        values = torch.stack([loss.to(device) for loss in losses.values()])
+        return (values * self._weights[key].to(values.dtype)).sum()
+
+    def _prune(self) -> None:
+        """Lets "auto" leave out what the network overwrites in place."""
+        spoiled = self._hooks.overwritten() if self._automatic else []
+        if not spoiled:
+            return
+        self._hooks.drop(spoiled)
+        logger.info("left out, because overwritten in place: %s", ", ".join(spoiled))
+        if not self._losses:
+            raise RuntimeError(
+                "every layer that layers='auto' chose is overwritten in place by a "
+                f"later operation: {spoiled}; name layers with layers="
+            )
+
+    def _notice(self) -> None:
+        if self._rank:
+            return
+        rows = self._hooks.rows
+        weights = spread_weights(*self._law, self._chosen, list(self._losses))
+        layers = ", ".join(
+            f"{name} {self.alpha * weight:.3g}"
+            for name, weight in zip(self._losses, weights, strict=True)
+        )
+        local = _distributed() and dist.get_world_size() > 1
+        parts = [
+            f"{rows // self.num_views} images x {self.num_views} views = {rows} rows a "
+            f"step, {self.num_views} times the network's compute for this batch size",
+            f"loss = {1 - self.alpha - self.beta:g} task + {self.alpha:g} invariance"
+            + (f" + {self.beta:g} class invariance" if self.beta else ""),
+            f"{len(self._losses)} layers and weights: {layers}",
+            f"scheme: {self.scheme} ({self.first_view} first view)",
+            f"normalisation: {self._normalization}",
+        ]
+        if isinstance(self.scheme, Scheme) and self.scheme.flip:
+            parts.append("images are flipped: wrong for digits, text, left and right")
+        if local:
+            parts.append(
+                f"statistics are local to each of {dist.get_world_size()} ranks"
+            )
+        if self.num_views == 1:
+            parts.append("one view has nothing to compare: the invariance loss is 0")
+        logger.info("%s", "\n  ".join(["data augmentation invariance", *parts]))
+
+
+def _check(
+    num_views: int,
+    alpha: float,
+    beta: float,
+    correction: int,
+    first_view: str,
+    when: str,
+    sync: bool,
+) -> None:
+    if num_views < 1:
+        raise ValueError(f"num_views must be at least 1, got {num_views}")
+    if not (0 <= alpha <= 1 and 0 <= beta <= 1 and alpha + beta <= 1 + 1e-9):
+        raise ValueError(
+            f"alpha and beta must lie in [0, 1], and so must their sum, got "
+            f"alpha={alpha}, beta={beta}; 1 - alpha - beta is the task loss's weight"
+        )
+    if correction not in (0, 1):
+        raise ValueError(f"correction must be 0 or 1, got {correction}")
+    if first_view not in ("clean", "augmented"):
+        raise ValueError(f"first_view is 'clean' or 'augmented', got {first_view!r}")
+    if when not in ("training", "grad"):
+        raise ValueError(f"when is 'training' or 'grad', got {when!r}")
+    if sync:
+        raise NotImplementedError(
+            "sync=True (statistics over all ranks) is not available yet; sync=False "
+            "keeps the statistics of each rank"
+        )
+
+
+def _check_network(base: nn.Module) -> None:
+    if hooked(base):
+        raise RuntimeError(
+            f"something is attached to this {type(base).__name__} already; remove it "
+            "first: dai_plugin.attached(model).remove()"
+        )
+
+
+def _given_normalization(
+    base: nn.Module, mean: Statistics | None, std: Statistics | None
+) -> Normalization | None:
+    if (mean is None) != (std is None):
+        raise ValueError(f"give mean and std together, got mean={mean}, std={std}")
+    if mean is None or std is None:
+        return from_model(base)
+    return Normalization.given(mean, std)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _tracing() -> bool:
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+
+
+def _mean(value: Tensor | None) -> float | None:
+    return None if value is None else value.float().mean().item()

@@ -1,0 +1,54 @@
+"""Small networks and a plain training loop, as many tests use them."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class SmallNet(nn.Module):
+    """Two convolutions with activations, a classifier; the shape of most networks."""
+
+    def __init__(self, classes=5, channels=3):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(2),
+        )
+        self.classifier = nn.Linear(32, classes)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return SmallNet()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(4, 3, 12, 12, generator=generator)
+    return images, torch.tensor([0, 1, 4, 1])
+
+
+@pytest.fixture
+def loader():
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(10, 3, 12, 12, generator=generator)
+    labels = torch.randint(5, (10,), generator=generator)
+    return DataLoader(TensorDataset(images, labels), batch_size=4)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    """Notices are kept for `caplog` at every level."""
+    caplog.set_level(logging.INFO, "dai_plugin")

@@ -1,0 +1,287 @@
+"""Bad input gets a clear error and leaves nothing behind: all messages in one file."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SmallNet
+from torch import nn
+
+from dai_plugin import (
+    DataAugmentationInvariance,
+    Scheme,
+    attach,
+    attached,
+    class_invariance_loss,
+    invariance_loss,
+    layer_weights,
+    select_layers,
+)
+
+AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
+
+
+def hooks_of(*modules):
+    return [
+        hook
+        for root in modules
+        for module in root.modules()
+        for hook in [
+            *module._forward_hooks.values(),
+            *module._forward_pre_hooks.values(),
+        ]
+    ]
+
+
+class OverridesCall(nn.CrossEntropyLoss):
+    def __call__(self, *args):
+        return super().__call__(*args)
+
+
+REFUSED_AT_ATTACH = [
+    ({"num_views": 0}, ValueError, "num_views must be at least 1, got 0"),
+    ({"alpha": 1.5}, ValueError, "alpha and beta must lie in [0, 1]"),
+    ({"beta": -0.1}, ValueError, "got alpha=0.1, beta=-0.1"),
+    ({"alpha": 0.7, "beta": 0.4}, ValueError, "and so must their sum"),
+    ({"correction": 2}, ValueError, "correction must be 0 or 1, got 2"),
+    ({"first_view": "none"}, ValueError, "'clean' or 'augmented', got 'none'"),
+    ({"when": "always"}, ValueError, "'training' or 'grad', got 'always'"),
+    ({"sync": True}, NotImplementedError, "sync=False keeps the statistics"),
+    ({"layer_weights": [1, -1]}, ValueError, "none negative and not all zero"),
+    ({"layer_weights": [0, 0]}, ValueError, "none negative and not all zero"),
+    ({"layer_weights": [1, 2, 3]}, ValueError, "got 3 layer weights for 2 layers"),
+    ({"layer_weights": "steep"}, ValueError, "unknown law of layer weights 'steep'"),
+    ({"layer_weights": {"head": 1}}, KeyError, "names ['head'], which are not among"),
+    ({"last_to_first": 0}, ValueError, "last_to_first must be positive, got 0"),
+    ({"layers": "features.9"}, KeyError, "nearest: features"),
+    ({"layers": ["clasifier"]}, KeyError, "nearest: classifier"),
+    ({"layers": nn.LSTM}, ValueError, "chooses no layer of SmallNet"),
+    ({"layers": lambda name, module: False}, ValueError, "chooses no layer"),
+    ({"layers": 3}, TypeError, "(name, module) -> bool; got int"),
+    ({"layers": [3]}, TypeError, "a layer is named by a str, got 3"),
+    ({"scheme": "wild"}, ValueError, "unknown scheme 'wild': take one of light"),
+    ({"scheme": 3}, TypeError, "a name, a Scheme or a callable, got int"),
+    ({"mean": 0.5}, ValueError, "give mean and std together"),
+    ({"mean": 0.5, "std": 0.0}, ValueError, "std must be positive"),
+    ({"criterion": 3}, TypeError, "criterion must be a module, a callable, or None"),
+    ({"criterion": OverridesCall()}, TypeError, "overrides __call__, which bypasses"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED_AT_ATTACH, ids=str)
+def test_attach_refuses(net, change, error, message):
+    """The message names what was received; no hook is left behind."""
+    arguments = {"criterion": nn.CrossEntropyLoss()} | change
+    with pytest.raises(error, match=re.escape(message)):
+        attach(net, **arguments)
+    criterion = arguments["criterion"]
+    assert not hooks_of(net)
+    assert not isinstance(criterion, nn.Module) or not hooks_of(criterion)
+    assert attached(net) is None
+
+
+def test_attaching_twice(net):
+    """One network carries one attachment, of either form; removed, it is free."""
+    attachment = attach(net, nn.CrossEntropyLoss())
+    with pytest.raises(RuntimeError, match="attached to this SmallNet already"):
+        attach(net, nn.CrossEntropyLoss())
+    with pytest.raises(RuntimeError, match="attached to this SmallNet already"):
+        DataAugmentationInvariance(net)
+    attachment.remove()
+    DataAugmentationInvariance(net).remove()
+    attach(copy.deepcopy(net), nn.CrossEntropyLoss())
+
+
+def test_data_parallel(net):
+    """DataParallel is refused with the way out."""
+    with pytest.raises(TypeError, match="accelerate launch"):
+        attach(nn.DataParallel(net), nn.CrossEntropyLoss())
+
+
+BAD_BATCHES = [
+    (torch.rand(3, 12, 12), {}, "no batch of images [B, C, H, W]"),
+    (torch.full((2, 3, 12, 12), math.nan), {}, "holds NaN or infinite values"),
+    (torch.rand(2, 3, 12, 12), {"mean": (0.5, 0.5), "std": 0.5}, "mean has 2 values"),
+    (torch.rand(2, 3, 12, 12), {"scheme": lambda x: x[:1]}, "it must keep the shape"),
+    (
+        torch.rand(2, 3, 12, 12),
+        {"alpha_schedule": lambda step: 99},
+        "alpha_schedule returned 99.0 at step 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"), BAD_BATCHES, ids=[m for *_, m in BAD_BATCHES]
+)
+def test_bad_batches(net, batch, images, options, message):
+    """A refused batch raises a ValueError; the next good batch trains."""
+    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE | options)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        net(images)
+    if not options:
+        criterion(net(batch[0]), batch[1]).backward()
+        assert attached(net).stats()["missed"] == 0
+
+
+def test_a_guess_needs_a_known_number_of_channels():
+    """Two channels of unknown range: the user must say."""
+    net = SmallNet(channels=2)
+    attach(net, nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match="carry no known normalisation: give mean="):
+        net(torch.randn(4, 2, 12, 12))
+
+
+def test_soft_labels_with_beta(net, batch):
+    """Class invariance needs hard labels."""
+    images, targets = batch
+    _, criterion = attach(net, nn.CrossEntropyLoss(), beta=0.1, **AS_THEY_ARE)
+    with pytest.raises(ValueError, match="needs hard labels"):
+        criterion(net(images), F.one_hot(targets, 5).float())
+    with pytest.raises(TypeError, match="needs hard labels"):
+        class_invariance_loss(torch.rand(4, 3), torch.rand(4))
+
+
+def test_dense_targets_with_moving_pixels():
+    """Masks do not follow the warp: photometric schemes only."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
+    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
+    with pytest.raises(ValueError, match='scheme="photometric"'):
+        criterion(net(images), masks)
+    attached(net).remove()
+    dai = DataAugmentationInvariance(net, **AS_THEY_ARE)
+    with pytest.raises(ValueError, match='scheme="photometric"'):
+        dai.views(images, masks)
+    dai.remove()
+    with attach(net, criterion, scheme="photometric", **AS_THEY_ARE) as attachment:
+        criterion(net(images), masks).backward()
+        assert attachment.stats()["criterion_calls"] == 1
+
+
+def test_the_second_missed_forward_raises(net, batch, caplog):
+    """A run without its loss is never silent: first a warning, then an error."""
+    images, targets = batch
+    attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
+    for _ in range(2):
+        F.nll_loss(net(images).log_softmax(1), targets).backward()
+    assert "did not reach the criterion" in caplog.text
+    with pytest.raises(RuntimeError, match="put log_softmax into the network"):
+        net(images)
+    assert attached(net).stats()["missed"] == 2
+
+
+def test_missed_forwards_without_strict(net, batch):
+    """strict=False counts and goes on."""
+    attach(net, nn.CrossEntropyLoss(), strict=False, **AS_THEY_ARE)
+    for _ in range(5):
+        net(batch[0])
+    assert attached(net).stats()["missed"] == 4
+
+
+def test_a_layer_that_does_not_fire(batch):
+    """A chosen layer outside the forward pass is an error, not a missing term."""
+    net = SmallNet()
+    net.unused = nn.Conv2d(3, 3, 1)
+    attach(net, nn.CrossEntropyLoss(), layers=["features.2", "unused"], **AS_THEY_ARE)
+    with pytest.raises(RuntimeError, match=r"\['unused'\] did not fire"):
+        net(batch[0])
+    assert attached(net).stats()["criterion_calls"] == 0
+
+
+def test_an_activation_overwritten_in_place(net, batch):
+    """The batch norm before an in-place ReLU is named, with what to choose instead."""
+    images, targets = batch
+    _, criterion = attach(
+        net, nn.CrossEntropyLoss(), layers="features.1", **AS_THEY_ARE
+    )
+    output = net(images)
+    with pytest.raises(
+        RuntimeError, match=r"\['features.1'\] were overwritten in place"
+    ):
+        criterion(output, targets)
+
+
+def test_auto_leaves_out_what_is_overwritten(batch):
+    """Where statics cannot tell, the first forward does."""
+
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+        def forward(self, x):
+            return self.conv2(torch.relu_(self.conv1(x))).mean((2, 3))
+
+    net = InPlace()
+    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
+    criterion(net(batch[0]), batch[1]).backward()
+    assert attached(net).layers == ["conv2"]
+
+
+def test_a_layer_of_other_rows(batch):
+    """An output without a row for each view is named."""
+
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.turn = nn.Conv2d(3, 5, 3), nn.Identity()
+
+        def forward(self, x):
+            return self.turn(self.conv(x).transpose(0, 1)).transpose(0, 1).mean((2, 3))
+
+    net = Turned()
+    attach(net, nn.CrossEntropyLoss(), layers="turn", **AS_THEY_ARE)
+    with pytest.raises(RuntimeError, match=r"'turn' returned .* no tensor with 8 rows"):
+        net(batch[0])
+
+
+def test_a_criterion_that_returns_no_tensor(net, batch):
+    """The terms need a tensor to be added to."""
+    _, criterion = attach(net, lambda o, t: {"loss": o.sum()}, **AS_THEY_ARE)
+    with pytest.raises(TypeError, match="the criterion returned dict"):
+        criterion(net(batch[0]), batch[1])
+
+
+def test_no_criterion_and_no_loss_of_its_own(net, batch):
+    """criterion=None needs a model that returns its loss."""
+    attach(net, **AS_THEY_ARE)
+    with pytest.raises(TypeError, match="means that the model returns its loss"):
+        net(batch[0])
+
+
+def test_the_explicit_form_needs_its_views(net, batch):
+    """Loss without views, and a single image."""
+    dai = DataAugmentationInvariance(net, **AS_THEY_ARE)
+    with pytest.raises(RuntimeError, match="call views"):
+        dai.loss(net(batch[0]).sum())
+    with pytest.raises(
+        ValueError, match=r"must be a batch \[B, C, H, W\], got \[3, 12"
+    ):
+        dai.views(batch[0][0])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: invariance_loss(torch.rand(5, 3), 2), ValueError, "got 5 rows"),
+        (lambda: invariance_loss(torch.rand(4, 3), 0), ValueError, "at least 1, got 0"),
+        (lambda: invariance_loss(torch.ones(4, 3).int(), 2), TypeError, "floating"),
+        (lambda: class_invariance_loss(torch.rand(4, 3), torch.arange(2)), ValueError,
+         "got 2 labels for 4 rows"),
+        (lambda: layer_weights(0), ValueError, "num_layers must be at least 1"),
+        (lambda: layer_weights(2, 1.2), ValueError, "alpha must lie in [0, 1]"),
+        (lambda: Scheme(zoom=1.0), ValueError, "zoom must be below 1"),
+        (lambda: Scheme(rotation=-5), ValueError, "rotation must be a number"),
+        (lambda: Scheme(flip=2), ValueError, "flip is a probability"),
+        (lambda: Scheme(distribution="cauchy"), ValueError, "unknown distribution"),
+        (lambda: select_layers(SmallNet(), "conv*"), KeyError, "nearest:"),
+    ],
+)  # fmt: skip
+def test_functions_refuse(call, error, message):
+    """Pure functions say what they received."""
+    with pytest.raises(error, match=re.escape(message)):
+        call()
