@@ -13,6 +13,7 @@ from dai_plugin.attachment import (
 from dai_plugin.layers import select_layers
 from dai_plugin.loss import class_invariance_loss, invariance_loss, layer_weights
 from dai_plugin.schemes import Scheme
+from dai_plugin.scores import invariance_scores
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "attached",
     "class_invariance_loss",
     "invariance_loss",
+    "invariance_scores",
     "layer_weights",
     "select_layers",
 ]

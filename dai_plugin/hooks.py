@@ -180,7 +180,7 @@ class LayerHooks:
         elif _in_backward() and torch.is_grad_enabled():
             # Activation checkpointing runs the layer again: it must save what it saved
             # the first time. The result is dropped.
-            self._loss(self._find(name, output))
+            self._loss(find_rows(name, output, self.rows))
 
     def _measure(self, name: str, output: Any) -> None:
         if not torch.is_grad_enabled():
@@ -189,7 +189,7 @@ class LayerHooks:
                 "with activation checkpointing use use_reentrant=False, and choose no "
                 "layer inside torch.no_grad()"
             )
-        activation = self._find(name, output)
+        activation = find_rows(name, output, self.rows)
         key = self._key(name)
         if not activation.requires_grad and self._graph and name not in self._warned:
             self._warned.add(name)
@@ -214,17 +214,22 @@ class LayerHooks:
         calls = sum(key.split(":")[0] == name for key in self._losses)
         return f"{name}:{calls}" if calls else name
 
-    def _find(self, name: str, output: Any) -> Tensor:
-        """The first tensor of a layer's output that has a row for each view."""
-        tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-        for tensor in tensors:
-            if tensor.dim() and tensor.shape[0] == self.rows:
-                return tensor
-        shapes = [list(t.shape) for t in tensors] or type(output).__name__
-        raise RuntimeError(
-            f"the layer {name!r} returned {shapes}, no tensor with {self.rows} rows "
-            "(num_views x images) in its first dimension; choose other layers"
-        )
+
+def find_rows(name: str, output: Any, rows: int) -> Tensor:
+    """The first tensor of a layer's output that has so many rows.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    for tensor in tensors:
+        if tensor.dim() and tensor.shape[0] == rows:
+            return tensor
+    shapes = [list(t.shape) for t in tensors] or type(output).__name__
+    raise RuntimeError(
+        f"the layer {name!r} returned {shapes}, no tensor with {rows} rows (one a view "
+        "of an image) in its first dimension; choose other layers"
+    )
 
 
 def _in_backward() -> bool:

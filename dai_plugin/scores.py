@@ -1,0 +1,321 @@
+"""Invariance scores at test time, streamed over a data set.
+
+    S_i = 1 - d(x_i, G(x_i)) / mean over j of d(x_i, x_j)
+
+for image i, transformation G and the activations x of one layer (arXiv:1906.04547): 1
+for identical activations, 0 as far apart as two random images. The denominator is
+`(|x_i - m|^2 + mean over j of |x_j - m|^2) / D` with m the mean of all images, so that
+two passes over the data and O(D) memory a layer suffice.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, RandomSampler
+
+from dai_plugin.hooks import find_rows
+from dai_plugin.layers import Layers, resolve, select_layers, unwrap
+from dai_plugin.normalization import Normalization, Statistics, from_batch, from_model
+from dai_plugin.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views import expand, mix_seed, transform
+
+logger = logging.getLogger("dai_plugin")
+
+Visit = Callable[[str, Tensor], None]
+_BATCH = 128
+
+
+def invariance_scores(
+    model: nn.Module,
+    data: Tensor | Iterable[Any],
+    *,
+    layers: Layers = "auto",
+    scheme: str | Scheme | Transform = "halved",
+    num_transforms: int = 5,
+    mean: Statistics | None = None,
+    std: Statistics | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Invariance scores of every image under random transformations, layer by layer.
+
+    The random numbers depend on the seed, the image's place in the data and the number
+    of the transformation alone: not on batch size, model or device.
+
+    Args:
+        model: any network; it is run in evaluation mode, then put back as it was.
+        data: images `[N, C, H, W]`, or an iterable of batches that can be gone through
+            twice in the same order (a `DataLoader` without shuffling); of a batch, the
+            first 4-D tensor is taken. Float images carry the normalisation of `mean`
+            and `std`; uint8 images are scaled to [0, 1] and normalised by it.
+        layers: as in `attach`.
+        scheme: as in `attach`; "halved" is the paper's protocol.
+        num_transforms: random transformations of each image.
+        mean: of the normalisation; left out, as in `attach`.
+        std: of the normalisation.
+        seed: of the transformations.
+        device: where the images go; None is the model's.
+
+    Returns:
+        Scores `[N, num_transforms]` in float32 on the CPU by layer: first "input", the
+        [0, 1] pixels, then the layers as they fire. NaN where all images are equal.
+
+    Raises:
+        TypeError: `data` can be gone through only once.
+        ValueError: there are no images, or `num_transforms < 1`.
+        KeyError: a layer does not exist.
+    """
+    if num_transforms < 1:
+        raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
+    base, scheme = unwrap(model), find_scheme(scheme)
+    device = device or next((p.device for p in base.parameters()), "cpu")
+    batches = _Batches(base, data, mean, std, device)
+    taps = _Taps(base, select_layers(base, layers))
+    with _evaluation(base), torch.no_grad():
+        moments = _moments(model, batches, taps)
+        parts: dict[str, list[Tensor]] = {}
+        for name, rows in _stream(
+            model, batches, taps, moments, scheme, num_transforms, seed
+        ):
+            parts.setdefault(name, []).append(rows)
+    scores = {name: torch.cat(rows) for name, rows in parts.items()}
+    if any(values.isnan().any() for values in scores.values()):
+        logger.warning("scores are NaN where all images have the same activations")
+    return scores
+
+
+class _Moments:
+    """Mean and summed squared deviations of rows that come in batches (Chan et al.).
+
+    All rows are taken less the first one, which is exact for near values.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        self.first = first
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def update(self, rows: Tensor) -> None:
+        """Merges `[n, D]` rows."""
+        rows = rows - self.first
+        mean, count = rows.mean(0), rows.shape[0]
+        total = self.count + count
+        delta = mean - self.mean
+        self.squares = (
+            self.squares
+            + (rows - mean).square().sum(dtype=torch.float64)
+            + delta.square().sum(dtype=torch.float64) * (self.count * count / total)
+        )
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    def distances(self, rows: Tensor) -> Tensor:
+        """Mean squared distance `[n]` of each row to all rows, summed over features."""
+        own = (rows - self.first - self.mean).square().sum(1, dtype=torch.float64)
+        return own + self.squares / self.count
+
+
+class _Taps:
+    """Shows the activations of the layers to a visitor while the network runs."""
+
+    def __init__(self, base: nn.Module, names: list[str]) -> None:
+        self.base, self.names = base, names
+        self.overwritten: set[str] = set()
+        self._watch = True
+
+    def run(self, model: nn.Module, images: Tensor, visit: Visit) -> None:
+        """Runs the network; `visit(name, activation)` sees each layer as it fires."""
+        seen: dict[str, tuple[Tensor, int]] = {}
+
+        def hook(name: str, output: Any) -> None:
+            calls = sum(key.split(":")[0] == name for key in seen)
+            key = f"{name}:{calls}" if calls else name
+            activation = find_rows(name, output, images.shape[0])
+            seen[key] = (activation if self._watch else images, activation._version)
+            visit(key, activation)
+
+        handles = [
+            unwrap(resolve(self.base, name)).register_forward_hook(
+                lambda _, __, output, name=name: hook(name, output)
+            )
+            for name in self.names
+        ]
+        try:
+            model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self._watch:  # the first run tells which activations do not last
+            self.overwritten = {k for k, (a, v) in seen.items() if a._version != v}
+            self._watch = False
+
+
+class _Batches:
+    """Batches of normalised float images on their device, again and again."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        data: Tensor | Iterable[Any],
+        mean: Statistics | None,
+        std: Statistics | None,
+        device: torch.device | str,
+    ) -> None:
+        if isinstance(data, Tensor):
+            data = torch.split(data, _BATCH)
+        if iter(data) is data:
+            raise TypeError(
+                f"data is a one-shot {type(data).__name__}, but two passes are made; "
+                "give a tensor, a list of batches or a DataLoader"
+            )
+        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+            logger.warning("the DataLoader shuffles: scores come in an unknown order")
+        self._data, self._device = data, device
+        self.normalization = (
+            Normalization.given(mean, std)
+            if mean is not None and std is not None
+            else from_model(base)
+        )
+
+    def __iter__(self) -> Iterator[Tensor]:
+        count = 0
+        for batch in self._data:
+            leaves = pytree.tree_leaves(batch)
+            found = [x for x in leaves if isinstance(x, Tensor) and x.dim() == 4]
+            if not found:
+                raise ValueError("a batch of data holds no images [B, C, H, W]")
+            count += found[0].shape[0]
+            yield self._prepare(found[0].to(self._device))
+        if not count:
+            raise ValueError("data holds no images")
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if self.normalization is None:
+            self.normalization = from_batch(images)
+            logger.warning("normalisation taken: %s", self.normalization)
+        if images.is_floating_point():
+            return images
+        mean, std = self.normalization.tensors(images)
+        return (images / 255 - mean) / std
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The [0, 1] pixels of prepared images."""
+        assert self.normalization is not None
+        mean, std = self.normalization.tensors(images)
+        return images.float() * std + mean
+
+
+def _moments(model: nn.Module, batches: _Batches, taps: _Taps) -> dict[str, _Moments]:
+    moments: dict[str, _Moments] = {}
+
+    def visit(name: str, activation: Tensor) -> None:
+        rows = _rows(activation)
+        if name not in moments:
+            moments[name] = _Moments(rows[0].clone())
+        moments[name].update(rows)
+
+    for images in batches:
+        visit("input", batches.pixels(images))
+        taps.run(model, images, visit)
+    return moments
+
+
+def _stream(
+    model: nn.Module,
+    batches: _Batches,
+    taps: _Taps,
+    moments: dict[str, _Moments],
+    scheme: Scheme | Transform,
+    num_transforms: int,
+    seed: int,
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and scores `[B, num_transforms]` of each batch and layer."""
+    draws = _Transformations(scheme, num_transforms, seed)
+    for images in batches:
+        clean: dict[str, Tensor] = {}
+        scores: dict[str, list[Tensor]] = {}
+
+        def keep(
+            name: str, activation: Tensor, clean: dict[str, Tensor] = clean
+        ) -> None:
+            spoiled = name in taps.overwritten
+            clean[name] = activation.clone() if spoiled else activation
+
+        def score(
+            name: str,
+            activation: Tensor,
+            clean: dict[str, Tensor] = clean,
+            scores: dict[str, list[Tensor]] = scores,
+        ) -> None:
+            apart = (_rows(activation) - _rows(clean[name])).square()
+            distance = apart.sum(1, dtype=torch.float64)
+            scores.setdefault(name, []).append(distance)
+
+        keep("input", batches.pixels(images))
+        taps.run(model, images, keep)
+        assert batches.normalization is not None
+        for transformed in draws(images, batches.normalization):
+            score("input", batches.pixels(transformed))
+            taps.run(model, transformed, score)
+        for name, distances in scores.items():
+            away = moments[name].distances(_rows(clean[name]))
+            relative = torch.stack(distances, 1) / away[:, None]
+            yield name, (1 - relative).float().cpu()
+
+
+class _Transformations:
+    """The transformed versions of one batch after another, image by image."""
+
+    def __init__(self, scheme: Scheme | Transform, count: int, seed: int) -> None:
+        self.scheme, self.count, self.seed, self.first = scheme, count, seed, 0
+        # One stream a transformation, whose rows are taken in the order of the images.
+        self.generators = [
+            torch.Generator().manual_seed(mix_seed(seed, k)) for k in range(count)
+        ]
+
+    def __call__(
+        self, images: Tensor, normalization: Normalization
+    ) -> Iterator[Tensor]:
+        for k in range(self.count):
+            yield self._transformed(images, k, normalization)
+        self.first += images.shape[0]
+
+    def _transformed(self, images: Tensor, k: int, known: Normalization) -> Tensor:
+        if isinstance(self.scheme, Scheme):
+            drawn = self.scheme.draw(images.shape[0], generator=self.generators[k])
+            drawn = {name: values.to(images.device) for name, values in drawn.items()}
+            out = torch.empty_like(images)[None]
+            return transform(images, self.scheme, drawn, known, out=out)[0]
+        rows = [
+            expand(
+                image[None],
+                1,
+                self.scheme,
+                first_view="augmented",
+                normalization=known,
+                seed=mix_seed(self.seed, self.first + i, k),
+            )
+            for i, image in enumerate(images)
+        ]
+        return torch.cat(rows)
+
+
+def _rows(activation: Tensor) -> Tensor:
+    return activation.flatten(1).float()
+
+
+@contextmanager
+def _evaluation(base: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in base.modules()}
+    base.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
