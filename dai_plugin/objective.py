@@ -23,6 +23,7 @@ from dai_plugin.schemes import Scheme, Transform, find_scheme
 from dai_plugin.views import FirstView, expand, mix_seed
 
 logger = logging.getLogger("dai_plugin")
+logger.setLevel(logging.INFO)
 
 Schedule = Callable[[int], float]
 When = Literal["training", "grad"]
@@ -329,6 +330,9 @@ class Objective:
             )
         if self.num_views == 1:
             parts.append("one view has nothing to compare: the invariance loss is 0")
+        if not logger.hasHandlers():
+            # Nobody set up logging: what a run costs is to be seen all the same.
+            logger.addHandler(logging.StreamHandler())
         logger.info("%s", "\n  ".join(["data augmentation invariance", *parts]))
 
 

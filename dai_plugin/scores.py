@@ -89,6 +89,19 @@ def invariance_scores(
     return scores
 
 
+def activation_shapes(
+    model: nn.Module, layers: Layers, example: Tensor
+) -> dict[str, list[int]]:
+    """Shapes of the chosen activations for an example batch, as the layers fire."""
+    base = unwrap(model)
+    shapes: dict[str, list[int]] = {}
+    with _evaluation(base), torch.no_grad():
+        _Taps(base, select_layers(base, layers)).run(
+            model, example, lambda name, a: shapes.update({name: list(a.shape)})
+        )
+    return shapes
+
+
 class _Moments:
     """Mean and summed squared deviations of rows that come in batches (Chan et al.).
 

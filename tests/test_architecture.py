@@ -22,6 +22,7 @@ ORDER = [
     "attachment",
     "scores",
     "report",
+    "loading",
     "cli",
 ]
 

@@ -1,0 +1,211 @@
+"""The command line: `dai-plugin layers`, `dai-plugin score`, `dai-plugin report`."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dai_plugin import __version__
+from dai_plugin.layers import select_layers
+from dai_plugin.loading import (
+    ImageFolders,
+    Loaded,
+    input_channels,
+    load_model,
+    parse_options,
+)
+from dai_plugin.normalization import Normalization
+from dai_plugin.schemes import Scheme, find_scheme
+from dai_plugin.scores import activation_shapes, invariance_scores
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"dai-plugin: error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _layers(options: argparse.Namespace) -> None:
+    loaded = _load(options)
+    names = select_layers(loaded.model, _chosen(options))
+    size = options.crop or loaded.crop
+    example = torch.zeros(1, input_channels(loaded.model), size, size)
+    shapes = activation_shapes(loaded.model, names, example)
+    modules = dict(loaded.model.named_modules())
+    width = max(len(name) for name in shapes)
+    kinds = {name: type(modules[name.split(":")[0]]).__name__ for name in shapes}
+    column = max(len(kind) for kind in kinds.values())
+    print(
+        f"{len(shapes)} layers of {options.model} for images {list(example.shape[1:])}"
+    )
+    for depth, (name, shape) in enumerate(shapes.items(), start=1):
+        sizes = " x ".join(str(n) for n in shape[1:])
+        print(f"{depth:4}  {name:{width}}  {kinds[name]:{column}}  {sizes}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    report = _report_module()
+    loaded = _load(options)
+    if not loaded.trained:
+        print(
+            "no --weights: the scores are those of an untrained network",
+            file=sys.stderr,
+        )
+    scheme = find_scheme(options.scheme)
+    assert isinstance(scheme, Scheme)
+    if options.flip is not None:
+        scheme = dataclasses.replace(scheme, flip=options.flip)
+    images = ImageFolders(
+        options.data,
+        options.resize or options.crop or loaded.resize,
+        options.crop or loaded.crop,
+        input_channels(loaded.model),
+    )
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    loader = DataLoader(
+        images, batch_size=options.batch_size, num_workers=options.workers
+    )
+    known = loaded.normalization
+    print(f"{len(images)} images, normalisation: {known}, scheme: {scheme}")
+    scores = invariance_scores(
+        loaded.model.to(device),
+        _Progress(loader),
+        layers=_chosen(options),
+        scheme=scheme,
+        num_transforms=options.num_transforms,
+        mean=known.mean,
+        std=known.std,
+        seed=options.seed,
+    )
+    name = options.name or Path(options.model.partition(":")[0]).stem
+    frame = report.scores_frame(scores, name)
+    written = report.write_scores(frame, Path(options.output))
+    print(report.medians_table(frame))
+    print("written:", *written)
+
+
+def _report(options: argparse.Namespace) -> None:
+    report = _report_module()
+    folders, output = [Path(f) for f in options.folders], Path(options.output)
+    frames = report.read_runs(folders, report.SCORES)
+    if len(frames) < len(folders):
+        missing = [str(f) for f in folders if not (f / report.SCORES).exists()]
+        raise FileNotFoundError(
+            f"no {report.SCORES} in {', '.join(missing)}; `dai-plugin score` writes it"
+        )
+    frame = report.pd.concat(frames, ignore_index=True)
+    written = report.write_scores(frame, output)
+    runs = {
+        report.read_runs([f], report.SCORES)[0]["model"].iloc[0]: run
+        for f in folders
+        for run in report.read_runs([f], report.METRICS)
+    }
+    if runs:
+        report.draw_dynamics(runs, output / "dynamics.png")
+        written.append(output / "dynamics.png")
+        print(report.accuracy_table(runs), end="\n\n")
+    print(report.medians_table(frame))
+    print("written:", *written)
+
+
+class _Progress:
+    """Batches with a progress bar for each of the two passes over them."""
+
+    def __init__(self, loader: DataLoader[Tensor]) -> None:
+        self._loader = loader
+        self._titles = iter(["moments", "scores"])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        title = next(self._titles, "images")
+        yield from tqdm(self._loader, desc=title, unit="batch", disable=None)
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    loaded = load_model(
+        options.model, options.weights, parse_options(options.model_args)
+    )
+    if options.mean is None:
+        return loaded
+    given = Normalization.given(options.mean, options.std or [1.0])
+    return Loaded(loaded.model, given, loaded.resize, loaded.crop, loaded.trained)
+
+
+def _chosen(options: argparse.Namespace) -> str | list[str]:
+    layers: list[str] = options.layers
+    return layers[0] if len(layers) == 1 else layers
+
+
+def _report_module() -> Any:
+    try:
+        from dai_plugin import report
+    except ImportError as error:
+        raise RuntimeError(
+            f"tables and pictures need the extra packages of `report` ({error}): "
+            "pip install 'dai-plugin[report]'"
+        ) from error
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dai-plugin", description="Invariance of the layers of any vision network."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    layers = commands.add_parser("layers", help="what layers='auto' would take")
+    _add_model(layers)
+    layers.set_defaults(run=_layers)
+
+    score = commands.add_parser("score", help="invariance scores on a folder of images")
+    _add_model(score)
+    add = score.add_argument
+    add("--data", nargs="+", required=True, metavar="FOLDER", help="folders of images")
+    add("--output", required=True, metavar="DIR", help="where the results go")
+    add("--name", help="of the model in tables and pictures")
+    add("--scheme", default="halved", help="transformations (default: %(default)s)")
+    add("--flip", type=float, help="probability of a flip, instead of the scheme's")
+    add("--num-transforms", type=int, default=5, help="an image (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=64)
+    add("--workers", type=int, default=2, help="processes that load images")
+    add("--device", help="default: cuda if there is one")
+    score.set_defaults(run=_score)
+
+    report = commands.add_parser("report", help="several scored models in one picture")
+    report.add_argument("folders", nargs="+", metavar="DIR", help="outputs of `score`")
+    report.add_argument("--output", required=True, metavar="DIR")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="torchvision's name, FILE.py:FUNCTION, or a file of torch.save(model)",
+    )
+    add("--weights", metavar="FILE|DEFAULT", help="a checkpoint, or torchvision's best")
+    add("--model-args", nargs="+", default=[], metavar="NAME=VALUE")
+    add("--layers", nargs="+", default=["auto"], help="names or patterns")
+    add(
+        "--resize", type=int, help="of the shorter side (default: the weights', or 256)"
+    )
+    add("--crop", type=int, help="of the centre (default: the weights', or 224)")
+    add("--mean", type=float, nargs="+", help="of the network's normalisation")
+    add("--std", type=float, nargs="+", help="of the network's normalisation")
