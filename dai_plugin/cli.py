@@ -59,11 +59,6 @@ def _layers(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     report = _report_module()
     loaded = _load(options)
-    if not loaded.trained:
-        print(
-            "no --weights: the scores are those of an untrained network",
-            file=sys.stderr,
-        )
     scheme = find_scheme(options.scheme)
     assert isinstance(scheme, Scheme)
     if options.flip is not None:
@@ -74,6 +69,11 @@ def _score(options: argparse.Namespace) -> None:
         options.crop or loaded.crop,
         input_channels(loaded.model),
     )
+    if not loaded.trained:
+        print(
+            "no --weights: the scores are those of an untrained network",
+            file=sys.stderr,
+        )
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     loader = DataLoader(
         images, batch_size=options.batch_size, num_workers=options.workers

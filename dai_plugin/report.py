@@ -61,7 +61,7 @@ def write_scores(frame: pd.DataFrame, output: Path) -> list[Path]:
     quantiles = frame.groupby(["model", "layer"], sort=False)["score"].describe()
     summary = {
         model: {
-            layer: {k: round(float(v), 6) for k, v in row.items()}
+            layer: {k: None if pd.isna(v) else round(v, 6) for k, v in row.items()}
             for (_, layer), row in part.iterrows()
         }
         for model, part in quantiles.groupby(level=0, sort=False)
@@ -114,25 +114,31 @@ def draw_dynamics(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
         path: of the PNG file.
     """
     sns.set_theme(style="white", context="notebook")
+    same = len({tuple(run.filter(like=LAYER)) for run in runs.values()}) == 1
     figure, panels = plt.subplots(
-        1, len(runs), figsize=(1.5 + 4.6 * len(runs), 4.2), sharey=True, squeeze=False
+        1,
+        len(runs) + 1,
+        figsize=(1.5 + 4.6 * len(runs), 4.2),
+        width_ratios=[*[20] * len(runs), 1],
     )
-    for axes, (name, run) in zip(panels[0], runs.items(), strict=True):
+    *maps, bar = panels
+    for axes, (name, run) in zip(maps, runs.items(), strict=True):
         losses = run.filter(like=LAYER).rename(columns=lambda c: c.removeprefix(LAYER))
         losses.index = run["epoch"]
-        last = axes is panels[0][-1]
+        first = axes is maps[0]
         sns.heatmap(
             losses.T,
             vmin=0,
             vmax=1,
             cmap="viridis",
-            cbar=last,
-            cbar_kws={"label": "invariance loss of the layer"},
+            cbar=first,
+            cbar_ax=bar if first else None,
+            yticklabels=first or not same,
             ax=axes,
         )
-        axes.set(
-            title=name, xlabel="epoch", ylabel="layer" if axes is panels[0][0] else ""
-        )
+        axes.set(title=name, xlabel="epoch", ylabel="layer" if first else "")
+        axes.tick_params(axis="x", rotation=0)
+    bar.set_ylabel("invariance loss of the layer")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -1,0 +1,48 @@
+# `make demo` and `make test` install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: help install check test demo clean
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+
+install: .venv/installed  ## everything, into .venv
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[report]' --group dev
+	touch $@
+
+check: install  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: install  ## all tests
+	$(BIN)/python -m pytest
+
+# One network, trained twice from the same weights on the same views: with the task loss
+# alone, and with the invariance losses. A mirrored digit is no digit: --flip 0.
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 \
+	--mixed_precision no --dynamo_backend no reference/train.py
+TRAIN := --dataset digits --model allcnn --width 0.1667 --num-views 4 --batch-size 16 \
+	--epochs 16 --opt sgd-nesterov --wd 0 --lr 0.05 --lr-scheduler cosineannealinglr \
+	--scheme heavier --flip 0 --print-freq 15
+SCORE := --model reference/models.py:allcnn --data $(DEMO)/digits --scheme halved \
+	--flip 0 --resize 16 --crop 16
+
+demo: install  ## train a baseline and the method on digits, score both, draw
+	rm -rf $(DEMO)
+	$(BIN)/python reference/data.py $(DEMO)/digits
+	$(LAUNCH) $(TRAIN) --alpha 0 --output-dir $(DEMO)/baseline
+	$(LAUNCH) $(TRAIN) --alpha 0.5 --output-dir $(DEMO)/invariance
+	for name in baseline invariance; do $(BIN)/dai-plugin score $(SCORE) --name $$name \
+		--weights $(DEMO)/$$name/model.pth --output $(DEMO)/$$name || exit 1; done
+	$(BIN)/dai-plugin report $(DEMO)/baseline $(DEMO)/invariance --output $(DEMO)
+
+clean:  ## what `install` and `demo` made
+	rm -rf .venv $(DEMO)
