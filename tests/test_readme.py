@@ -1,0 +1,75 @@
+"""What the README shows is what the package does."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SmallNet
+from test_architecture import ORDER
+from torch import nn
+
+import dai_plugin
+from dai_plugin import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(start):
+    text = "\n".join(blocks("bash"))
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_python_snippets_run(loader):
+    """In the order of the page, each that attaches on a fresh model of the reader's."""
+    names = {"torch": torch, "loader": loader}
+    for snippet in blocks("python"):
+        if "attach(" in snippet or "DataAugmentationInvariance(" in snippet:
+            names["model"], names["criterion"] = SmallNet(), nn.CrossEntropyLoss()
+            parameters = names["model"].parameters()
+            names["optimizer"] = torch.optim.SGD(parameters, lr=0.01)
+        exec(snippet, names)
+        if "for images, targets in loader:" in snippet:
+            trained = names.get("dai") or dai_plugin.attached(names["model"])
+            assert trained.stats()["criterion_calls"] == len(loader)
+    assert names["layers"] == [f"features.{i}" for i in range(6)]
+    assert list(names["scores"]) == ["input", "features.2", "features.4"]
+    assert names["attachment"].scheme is names["pipeline"]
+
+
+@pytest.mark.parametrize("line", commands("dai-plugin"))
+def test_commands_parse(line):
+    """Every flag of the command line in the README exists."""
+    cli._parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize(
+    "line", [*commands("python reference"), *commands("accelerate launch reference")]
+)
+def test_training_commands_parse(line, monkeypatch):
+    """Every flag of the training script in the README exists."""
+    monkeypatch.syspath_prepend(str(ROOT / "reference"))
+    import train
+
+    arguments = line.split("train.py", 1)[1]
+    train.parse(shlex.split(arguments))
+    assert "train" in sys.modules
+
+
+def test_the_architecture_lists_every_file_in_order():
+    """The README's list is the order that the imports keep."""
+    section = README.split("## Architecture")[1]
+    assert re.findall(r"^      (\w+)\.py", section, flags=re.MULTILINE) == ORDER
+
+
+def test_pictures_and_files_exist():
+    """Links to files of the repository lead somewhere."""
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
