@@ -132,12 +132,18 @@ class Attachment(Objective):
             self._criterion = (
                 None
                 if criterion is None
-                else CriterionHooks(criterion, self._match, self._combine)
+                else CriterionHooks(
+                    criterion, self._match, self._combine, self._discard
+                )
             )
         except TypeError:
             super().remove()
             raise
-        before, after = Hook(self._before, self), Hook(self._after, self)
+        opaque: Any = torch.compiler.disable
+        # Opaque to the compiler: what happens once a step would break its graph in many
+        # places, while the network itself, layer hooks included, stays one graph.
+        before = Hook(opaque(self._before), self)
+        after = Hook(opaque(self._after), self)
         self._handles = [
             self.base.register_forward_pre_hook(before, with_kwargs=True),
             self.base.register_forward_hook(after, with_kwargs=True, always_call=True),

@@ -17,8 +17,6 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.hooks import Hook
 
-Combine = Callable[["Call"], Tensor]
-
 # Autograd nodes between what forward returned and what the criterion got, which leave
 # every value in its row: casts, copies, views, and DistributedDataParallel's sink.
 _IDENTITIES = frozenset(
@@ -164,6 +162,7 @@ class CriterionHooks:
             any other callable.
         match: finds the call that concerns the attachment, else None.
         combine: turns the views' losses into the loss that the caller gets.
+        discard: called when such a call raises, so that its step is dropped.
 
     Attributes:
         criterion: what the loop is to call (for modules and module-level functions the
@@ -177,9 +176,10 @@ class CriterionHooks:
         self,
         criterion: Any,
         match: Callable[[Sequence[Any], Any], Call | None],
-        combine: Combine,
+        combine: Callable[[Call], Tensor],
+        discard: Callable[[], None],
     ) -> None:
-        self._match, self._combine = match, combine
+        self._match, self._combine, self._discard = match, combine, discard
         self.criterion = criterion
         if isinstance(criterion, nn.Module):
             if type(criterion).__call__ is not nn.Module.__call__:
@@ -189,7 +189,7 @@ class CriterionHooks:
                 )
             self._reduction = getattr(criterion, "reduction", None)
             handle = criterion.register_forward_hook(
-                Hook(self._after_module), with_kwargs=True
+                Hook(self._after_module), with_kwargs=True, always_call=True
             )
             self._undo: Callable[[], None] = handle.remove
         elif callable(criterion):
@@ -206,13 +206,22 @@ class CriterionHooks:
     def after(
         self, criterion: Callable[..., Any], args: Any, kwargs: Any, result: Any
     ) -> Any:
-        """The combined loss if the call is this attachment's, else None."""
+        """The combined loss if the call is this attachment's, else None.
+
+        A `result` of None says that the stock call raised.
+        """
         call = self._match(args, kwargs) if torch.is_grad_enabled() else None
         if call is None:
             return None
+        if result is None:
+            return self._discard()
         call.reduction = self._reduction or call.reduction
-        call.run(criterion, result)
-        return self._combine(call)
+        try:
+            call.run(criterion, result)
+            return self._combine(call)
+        except BaseException:
+            self._discard()
+            raise
 
     def remove(self) -> None:
         """Restores what was there before."""
@@ -229,11 +238,14 @@ def _dispatcher(function: Any) -> Any:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
-        for watcher in call.dai_watchers:  # type: ignore[attr-defined]
-            combined = watcher.after(function, args, kwargs, result)
-            if combined is not None:
-                return combined
+        result = None
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            for watcher in call.dai_watchers:  # type: ignore[attr-defined]
+                combined = watcher.after(function, args, kwargs, result)
+                if combined is not None:
+                    result = combined
         return result
 
     name = getattr(function, "__name__", "")

@@ -177,7 +177,7 @@ class LayerHooks:
     def _fired(self, name: str, output: Any) -> None:
         if self.armed:
             self._measure(name, output)
-        elif _in_backward() and torch.is_grad_enabled():
+        elif torch.is_grad_enabled() and _in_backward():
             # Activation checkpointing runs the layer again: it must save what it saved
             # the first time. The result is dropped.
             self._loss(find_rows(name, output, self.rows))

@@ -1,0 +1,81 @@
+"""Activation checkpointing runs layers again in the backward; losses stay the same."""
+
+import copy
+
+import pytest
+import torch
+from conftest import SmallNet
+from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from dai_plugin import attach, attached
+
+OPTIONS = {
+    "num_views": 2,
+    "alpha": 0.4,
+    "beta": 0.2,
+    "seed": 7,
+    "mean": 0.0,
+    "std": 1.0,
+}
+
+
+class Checkpointed(SmallNet):
+    """Recomputes its features, or each of their modules, in the backward."""
+
+    kind, options = "whole", {"use_reentrant": False}
+
+    def forward(self, x):
+        if self.kind == "after a stem":
+            x = checkpoint(self.features[1:], self.features[0](x), **self.options)
+        elif self.kind == "whole":
+            x = checkpoint(self.features, x, **self.options)
+        elif self.kind == "sequential":
+            x = checkpoint_sequential(self.features, 3, x, **self.options)
+        else:
+            for module in self.features:
+                x = checkpoint(module, x, **self.options)
+        return self.classifier(x.flatten(1))
+
+
+def step(net, batch):
+    images, targets = batch
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, **OPTIONS)
+    losses = []
+    for _ in range(2):
+        net.zero_grad()
+        loss = criterion(net(images), targets)
+        loss.backward()
+        losses.append(loss.item())
+    return losses, [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["whole", "sequential", "modules"])
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_recomputed_layers_give_the_same_loss_and_gradients(batch, kind, early_stop):
+    """Losses count once, gradients are those without checkpointing."""
+    torch.manual_seed(0)
+    net = Checkpointed()
+    for module in net.features:  # an in-place ReLU would overwrite what is recomputed
+        module.inplace = False
+    plain = SmallNet()
+    plain.load_state_dict(copy.deepcopy(net.state_dict()))
+    net.kind = kind
+    net.options = {"use_reentrant": False, "early_stop": early_stop}
+    if kind == "sequential":
+        net.options = {"use_reentrant": False}
+    expected, gradients = step(plain, batch)
+    losses, ours = step(net, batch)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    for got, reference in zip(ours, gradients, strict=True):
+        torch.testing.assert_close(got, reference, rtol=1e-4, atol=1e-6)
+    assert attached(net).stats()["criterion_calls"] == 2
+
+
+def test_reentrant_checkpointing_is_refused_with_the_way_out(batch):
+    """It captures activations without a graph: the loss would train nothing."""
+    net = Checkpointed()
+    net.kind, net.options = "after a stem", {"use_reentrant": True}
+    with pytest.raises(RuntimeError, match="use use_reentrant=False"):
+        step(net, batch)

@@ -1,0 +1,121 @@
+"""DistributedDataParallel on two gloo processes: each rank's loss, mean gradients."""
+
+import logging
+
+import processes
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import SmallNet
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dai_plugin import attach, attached
+
+OPTIONS = {"num_views": 2, "alpha": 0.4, "mean": 0.0, "std": 1.0}
+WRAPPERS = {
+    "plain": {},
+    "find unused": {"find_unused_parameters": True},
+    "static graph": {"static_graph": True},
+}
+
+
+def mirror(images):
+    """A scheme without random numbers, the same on every rank."""
+    return images.flip(3)
+
+
+def rows_of(rank):
+    generator = torch.Generator().manual_seed(10 + rank)
+    images = torch.rand(4, 3, 12, 12, generator=generator)
+    return images, torch.randint(5, (4,), generator=generator)
+
+
+def network():
+    torch.manual_seed(0)
+    return SmallNet()
+
+
+def steps(net, model, criterion, rank, count=3):
+    """Losses and gradients of some steps, without an optimizer between them."""
+    images, targets = rows_of(rank)
+    losses = []
+    for _ in range(count):
+        net.zero_grad()
+        loss = criterion(model(images), targets)
+        loss.backward()
+        losses.append(loss.item())
+    return losses, [p.grad.clone() for p in net.parameters()]
+
+
+def ddp(rank, wrapper, order):
+    logging.disable()
+    net, criterion = network(), nn.CrossEntropyLoss()
+    if order == "before":
+        attach(net, criterion, scheme=mirror, **OPTIONS)
+    model = DistributedDataParallel(net, **wrapper)
+    if order == "after":
+        attach(model, criterion, scheme=mirror, **OPTIONS)
+    result = steps(net, model, criterion, rank)
+    stats = attached(model).stats()
+    assert (stats["forwards"], stats["criterion_calls"], stats["missed"]) == (3, 3, 0)
+    return result
+
+
+def prepared(rank):
+    logging.disable()
+    net, criterion = network(), nn.CrossEntropyLoss()
+    accelerator = Accelerator(cpu=True)
+    attach(net, criterion, scheme=mirror, **OPTIONS)
+    model = accelerator.prepare(net)
+    assert isinstance(model, DistributedDataParallel)
+    return steps(net, model, criterion, rank)
+
+
+def single(rank):
+    """One process that is given the rows of that rank."""
+    net, criterion = network(), nn.CrossEntropyLoss()
+    attach(net, criterion, scheme=mirror, **OPTIONS)
+    return steps(net, net, criterion, rank)
+
+
+def check(results):
+    expected = [single(rank) for rank in range(2)]
+    for (losses, _), (reference, _) in zip(results, expected, strict=True):
+        assert losses == pytest.approx(reference, abs=1e-5)
+    means = [sum(pair) / 2 for pair in zip(*(g for _, g in expected), strict=True)]
+    for _, gradients in results:
+        for got, mean in zip(gradients, means, strict=True):
+            torch.testing.assert_close(got, mean, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+def test_each_rank_is_one_process_given_its_rows(wrapper, order):
+    """Whatever DDP's options, and on whichever side of it attach is called."""
+    check(processes.run(ddp, 2, wrapper, order))
+
+
+def test_accelerator_prepare():
+    """`accelerator.prepare` after attach gives the same losses and gradients."""
+    check(processes.run(prepared, 2))
+
+
+def draws(rank):
+    logging.disable()
+    net = SmallNet().train()
+    attach(net, nn.CrossEntropyLoss(), seed=1)
+    rows = []
+    net.features[0].register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    # Only the first rank's images tell their range: all ranks take its guess.
+    net(images * 2 - 1 if rank == 0 else images)
+    return rows[0][2:], attached(net).state_dict()
+
+
+def test_ranks_draw_their_own_views_and_share_the_input_range():
+    """Equal seeds, different views; the normalisation is the first rank's guess."""
+    (first, state), (second, other) = processes.run(draws, 2)
+    assert not torch.equal(first, second)
+    assert state == other
+    assert state["mean"] == [0.5]
