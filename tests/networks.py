@@ -1,0 +1,26 @@
+"""Every classification network of torchvision, at the smallest size it allows."""
+
+import torch
+import torchvision
+
+NAMES = torchvision.models.list_models(module=torchvision.models)
+SAMPLE = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet",
+    "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "swin_t", "vit_b_16",
+]  # fmt: skip
+
+# Pixels a side; vision transformers are built for their images.
+_SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "squeezenet": 64}
+
+
+def build(name, num_classes=7):
+    """The network with random weights, and the side of its images."""
+    options = {"num_classes": num_classes}
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    size = next((s for start, s in _SIZES.items() if name.startswith(start)), 48)
+    if name.startswith("vit"):
+        size = 28 if name == "vit_h_14" else 32
+        options["image_size"] = size
+    torch.manual_seed(0)
+    return torchvision.models.get_model(name, weights=None, **options), size
