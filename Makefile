@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: help install check test demo clean
+.PHONY: help install check test test-all demo clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -22,8 +22,15 @@ check: install  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: install  ## all tests
+test: install  ## the tests
 	$(BIN)/python -m pytest
+
+.venv/integrations: .venv/installed
+	$(BIN)/pip install --quiet --group integrations
+	touch $@
+
+test-all: .venv/integrations  ## every network, and other people's trainers
+	$(BIN)/python -m pytest -m ""
 
 # One network, trained twice from the same weights on the same views: with the task loss
 # alone, and with the invariance losses. A mirrored digit is no digit: --flip 0.

@@ -1,4 +1,9 @@
-"""Every classification network of torchvision, at the smallest size it allows."""
+"""Every classification network of torchvision, at the smallest size it allows.
+
+`python tests/networks.py` writes docs/layers.md, which the tests compare with.
+"""
+
+from pathlib import Path
 
 import torch
 import torchvision
@@ -10,7 +15,7 @@ SAMPLE = [
 ]  # fmt: skip
 
 # Pixels a side; vision transformers are built for their images.
-_SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "squeezenet": 64}
+_SIZES = {"alexnet": 63, "inception_v3": 128, "maxvit_t": 224, "squeezenet": 64}
 
 
 def build(name, num_classes=7):
@@ -24,3 +29,33 @@ def build(name, num_classes=7):
         options["image_size"] = size
     torch.manual_seed(0)
     return torchvision.models.get_model(name, weights=None, **options), size
+
+
+def table_row(name, layers):
+    """One line of docs/layers.md."""
+    return f"| {name} | {len(layers)} | `{layers[0]}` | `{layers[-1]}` |"
+
+
+def write_table(path):
+    """What "auto" takes of every network."""
+    from dai_plugin import select_layers
+
+    lines = [
+        '# What `layers="auto"` takes',
+        "",
+        "The outputs of the blocks that a network repeats, else the activation after "
+        "each convolution.",
+        f"Every classification network of torchvision {torchvision.__version__} "
+        f"({len(NAMES)}), written by `python tests/networks.py`;",
+        "`make test-all` trains a step on each of them with these layers.",
+        "",
+        "| network | layers | first | last |",
+        "|---|--:|---|---|",
+    ]
+    for name in NAMES:
+        lines.append(table_row(name, select_layers(build(name)[0])))
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    write_table(Path(__file__).parents[1] / "docs" / "layers.md")

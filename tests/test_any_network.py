@@ -1,5 +1,7 @@
 """attach trains every classification network of torchvision with "auto" layers."""
 
+from pathlib import Path
+
 import networks
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from dai_plugin import attach
 
+TABLE = Path(__file__).parents[1] / "docs" / "layers.md"
 OPTIONS = {"num_views": 2, "alpha": 1.0, "mean": 0.0, "std": 1.0}
 
 
@@ -39,4 +42,5 @@ def one_step(net, size, images=2):
 )
 def test_one_step_on_every_classifier(name):
     """Two layers or more, each fires, the loss is finite, gradients reach the first."""
-    one_step(*networks.build(name))
+    layers = one_step(*networks.build(name))
+    assert networks.table_row(name, layers) in TABLE.read_text()

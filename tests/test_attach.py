@@ -343,6 +343,31 @@ def test_a_model_that_returns_its_loss(batch):
     assert stats["total_loss"] != pytest.approx(stats["task_loss"])
 
 
+class OwnLoss(nn.Module):
+    """Divides a summed loss by what the loop says, as Hugging Face's models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
+
+    def forward(self, images, labels, num_items_in_batch=None):
+        logits = self.conv(images).mean((2, 3))
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return {"loss": loss / (num_items_in_batch or len(labels)), "logits": logits}
+
+
+def test_a_count_of_items_keeps_every_weight(batch):
+    """Micro-batches of 4 out of 12 images: a third of task and invariance each."""
+    images, targets = batch
+    whole, third = OwnLoss(), OwnLoss()
+    third.load_state_dict(whole.state_dict())
+    losses = []
+    for net, items in ((whole, None), (third, 12)):
+        attach(net, num_views=3, alpha=0.5, seed=7, **AS_THEY_ARE)
+        losses.append(net(images, labels=targets, num_items_in_batch=items)["loss"])
+    torch.testing.assert_close(losses[1], losses[0] / 3)
+
+
 def test_the_explicit_form_equals_the_two_lines(net, batch):
     """Same core: rows and labels in hand, the same loss."""
     images, targets = batch
@@ -364,6 +389,74 @@ def test_the_explicit_form_equals_the_two_lines(net, batch):
     same, also = dai.views(images, targets)
     assert same is images
     assert also is targets
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+def test_correction_reaches_both_losses(net, batch, correction):
+    """Distinct pairs only, for the invariance and for the class-wise loss."""
+    images, targets = batch
+    net.features[1] = nn.Identity()
+    _, criterion = attach(
+        net, nn.CrossEntropyLoss(), alpha=0.3, beta=0.3, correction=correction, seed=7,
+        layers="features.4", **AS_THEY_ARE,
+    )  # fmt: skip
+    total = criterion(net(images), targets).item()
+    kept = []
+    handle = net.features[4].register_forward_hook(lambda *x: kept.append(x[2]))
+    with torch.no_grad():
+        net(rows_of(images, 2))
+    handle.remove()
+    a = kept[0]
+    expected = 0.4 * attached(net).stats()["task_loss"]
+    expected += 0.3 * oracle.invariance_loss(a, 2, correction).item()
+    labels = targets.repeat(2)
+    expected += 0.3 * oracle.class_invariance_loss(a, labels, correction).item()
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_by_name_follow_the_names(net, batch):
+    """A mapping may come in any order and leave layers out."""
+    images, targets = batch
+    _, criterion = attach(
+        net, nn.CrossEntropyLoss(), alpha=0.8, layers=["features.0", "features.2",
+        "features.4"], layer_weights={"features.4": 1, "features.0": 3}, **AS_THEY_ARE,
+    )  # fmt: skip
+    total = criterion(net(images), targets).item()
+    stats = attached(net).stats()
+    expected = 0.2 * stats["task_loss"] + 0.6 * stats["layers"]["features.0"]
+    expected += 0.2 * stats["layers"]["features.4"]
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_replaced_modules_are_hooked_anew(net, batch):
+    """convert_sync_batchnorm after attach: the layer of that name is followed."""
+    images, targets = batch
+    criterion = nn.CrossEntropyLoss()
+    attachment = attach(net, criterion, layers="features.2", **AS_THEY_ARE)
+    stale, net.features[2] = net.features[2], nn.GELU()
+    criterion(net(images), targets).backward()
+    assert attachment.stats()["criterion_calls"] == 1
+    assert not stale._forward_hooks
+    attachment.remove()
+    assert not net.features[2]._forward_hooks
+
+
+def test_the_models_own_normalisation_is_taken(net, batch, caplog):
+    """A timm-style configuration says what the images carry; nothing is guessed."""
+    net.default_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    attach(net, nn.CrossEntropyLoss())
+    net(batch[0])
+    assert attached(net).state_dict()["mean"] == [0.1, 0.2, 0.3]
+    assert "were not given" not in caplog.text
+
+
+def test_without_a_seed_torchs_own_decides(batch):
+    """torch.manual_seed before attach fixes the views."""
+    seeds = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        seeds.append(attach(SmallNet(), nn.CrossEntropyLoss()).state_dict()["seed"])
+    assert seeds == [5, 5, 6]
 
 
 def test_alpha_schedule_multiplies_both(net, batch):

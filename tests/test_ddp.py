@@ -1,6 +1,7 @@
 """DistributedDataParallel on two gloo processes: each rank's loss, mean gradients."""
 
 import logging
+import logging.handlers
 
 import processes
 import pytest
@@ -102,7 +103,8 @@ def test_accelerator_prepare():
 
 
 def draws(rank):
-    logging.disable()
+    notices = logging.handlers.BufferingHandler(100)
+    logging.getLogger("dai_plugin").addHandler(notices)
     net = SmallNet().train()
     attach(net, nn.CrossEntropyLoss(), seed=1)
     rows = []
@@ -110,12 +112,15 @@ def draws(rank):
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     # Only the first rank's images tell their range: all ranks take its guess.
     net(images * 2 - 1 if rank == 0 else images)
-    return rows[0][2:], attached(net).state_dict()
+    said = [record.getMessage() for record in notices.buffer]
+    return rows[0][2:], attached(net).state_dict(), said
 
 
 def test_ranks_draw_their_own_views_and_share_the_input_range():
     """Equal seeds, different views; the normalisation is the first rank's guess."""
-    (first, state), (second, other) = processes.run(draws, 2)
+    (first, state, said), (second, other, silence) = processes.run(draws, 2)
     assert not torch.equal(first, second)
     assert state == other
     assert state["mean"] == [0.5]
+    assert any("statistics are local to each of 2 ranks" in text for text in said)
+    assert silence == []

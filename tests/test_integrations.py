@@ -155,8 +155,8 @@ def test_lightning_trainer(net, loader, tmp_path, precision):
     attachment = attach(module.net, module.criterion, **OPTIONS)
     trainer = lightning.Trainer(
         max_epochs=2, accelerator="cpu", precision=precision, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=2,
-        default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=2, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, loader, DataLoader(TensorDataset(*next(iter(loader)))))
     stats = attachment.stats()

@@ -99,6 +99,11 @@ def test_data_parallel(net):
     """DataParallel is refused with the way out."""
     with pytest.raises(TypeError, match="accelerate launch"):
         attach(nn.DataParallel(net), nn.CrossEntropyLoss())
+    attach(net, nn.CrossEntropyLoss())
+    replica = copy.copy(net)
+    replica._is_replica = True  # as DataParallel marks those that it makes
+    with pytest.raises(TypeError, match="accelerate launch"):
+        replica(torch.rand(2, 3, 12, 12))
 
 
 BAD_BATCHES = [
@@ -190,36 +195,6 @@ def test_a_layer_that_does_not_fire(batch):
     with pytest.raises(RuntimeError, match=r"\['unused'\] did not fire"):
         net(batch[0])
     assert attached(net).stats()["criterion_calls"] == 0
-
-
-def test_an_activation_overwritten_in_place(net, batch):
-    """The batch norm before an in-place ReLU is named, with what to choose instead."""
-    images, targets = batch
-    _, criterion = attach(
-        net, nn.CrossEntropyLoss(), layers="features.1", **AS_THEY_ARE
-    )
-    output = net(images)
-    with pytest.raises(
-        RuntimeError, match=r"\['features.1'\] were overwritten in place"
-    ):
-        criterion(output, targets)
-
-
-def test_auto_leaves_out_what_is_overwritten(batch):
-    """Where statics cannot tell, the first forward does."""
-
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
-
-        def forward(self, x):
-            return self.conv2(torch.relu_(self.conv1(x))).mean((2, 3))
-
-    net = InPlace()
-    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
-    criterion(net(batch[0]), batch[1]).backward()
-    assert attached(net).layers == ["conv2"]
 
 
 def test_a_layer_of_other_rows(batch):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from conftest import SmallNet
 from torch import nn
 
@@ -59,3 +60,33 @@ def test_masks_with_a_photometric_scheme(batch, reduction):
     assert loss.shape == ((4, 12, 12) if reduction == "none" else ())
     loss.sum().backward()
     assert attached(net).stats()["criterion_calls"] == 1
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50"])
+def test_torchvision_segmentation(name):
+    """Its networks and the criterion of its own reference script, aux head included."""
+    options = {"num_classes": 3, "weights": None, "weights_backbone": None}
+    if name.startswith("fcn"):
+        options["aux_loss"] = True
+    net = torchvision.models.get_model(name, **options)
+    images, masks = torch.rand(2, 3, 32, 32), torch.randint(3, (2, 32, 32))
+
+    def criterion(inputs, target):
+        losses = {
+            k: F.cross_entropy(v, target, ignore_index=255) for k, v in inputs.items()
+        }
+        if len(losses) == 1:
+            return losses["out"]
+        return losses["out"] + 0.5 * losses["aux"]
+
+    _, moving = attach(net, criterion, **OPTIONS)
+    with pytest.raises(ValueError, match='use scheme="photometric"'):
+        moving(net(images), masks)
+    attached(net).remove()
+    _, criterion = attach(net, criterion, scheme="photometric", **OPTIONS)
+    output = net(images)
+    assert output["out"].shape == (2, 3, 32, 32)
+    criterion(output, masks).backward()
+    stats = attached(net).stats()
+    assert stats["criterion_calls"] == 1
+    assert len(stats["layers"]) >= 2
