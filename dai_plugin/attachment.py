@@ -67,7 +67,8 @@ def attach(
         scheme: "light", "heavier", "photometric", "halved", a `Scheme`, or a callable
             (kornia or torchvision v2 pipeline) on float batches `[N, C, H, W]` in
             [0, 1].
-        mean: of the normalisation that the images carry, a number or one a channel.
+        mean: of the normalisation that the images carry, a number or one a channel;
+            uint8 images are scaled to [0, 1] and get this normalisation.
         std: of that normalisation. Left out, both are taken from the model's
             configuration or guessed from the first batch, with a warning.
         first_view: "clean" keeps the batch as the loop made it as view 0; "augmented"

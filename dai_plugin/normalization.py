@@ -52,6 +52,13 @@ class Normalization:
                 )
         return _column(self.mean, images.device), _column(self.std, images.device)
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Float images as they are; integer ones scaled to [0, 1] and normalised."""
+        if images.is_floating_point():
+            return images
+        mean, std = self.tensors(images)
+        return (images / 255 - mean) / std
+
     def __str__(self) -> str:
         if self.mean == (0.0,) and self.std == (1.0,):
             return f"none ({self.source})"
@@ -108,7 +115,7 @@ def from_batch(images: Tensor) -> Normalization:
         ValueError: no preset is known for that many channels.
     """
     if not images.is_floating_point():
-        return Normalization(source="integer images, scaled to [0, 1]")
+        return Normalization(source="integer images, which are scaled to [0, 1]")
     values = images.detach().float()
     low, high = values.amin((0, 2, 3)), values.amax((0, 2, 3))
     if low.min() >= 0 and high.max() <= 1:

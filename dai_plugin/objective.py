@@ -113,13 +113,15 @@ class Objective:
             )
         if self._rank is None:
             self._start(images)
+        known = self._normalization or Normalization()
+        images = known.prepare(images)
         self._multiplier = self._scheduled()
         rows = expand(
             images,
             self.num_views,
             self.scheme,
             first_view=self.first_view,
-            normalization=self._normalization or Normalization(),
+            normalization=known,
             seed=mix_seed(self._seed, self._rank or 0, self._step),
         )
         graph = self._multiplier * self.alpha > 0

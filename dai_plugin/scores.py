@@ -212,10 +212,7 @@ class _Batches:
         if self.normalization is None:
             self.normalization = from_batch(images)
             logger.warning("normalisation taken: %s", self.normalization)
-        if images.is_floating_point():
-            return images
-        mean, std = self.normalization.tensors(images)
-        return (images / 255 - mean) / std
+        return self.normalization.prepare(images)
 
     def pixels(self, images: Tensor) -> Tensor:
         """The [0, 1] pixels of prepared images."""

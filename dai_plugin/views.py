@@ -34,7 +34,7 @@ def expand(
     the same seed on the same kind of device; the global random stream is untouched.
 
     Args:
-        images: floating point, carrying `normalization`, or uint8.
+        images: floating point, carrying `normalization`.
         num_views: M.
         scheme: a `Scheme`, or a callable from float32 `[N, C, H, W]` in [0, 1] to the
             same shape, called once with all rows that are to be changed.
@@ -54,9 +54,8 @@ def expand(
         views[0].copy_(images)
     if isinstance(scheme, Scheme):
         generator = torch.Generator(images.device).manual_seed(seed)
-        drawn = scheme.draw(
-            views[start:, :, 0, 0, 0].numel(), generator=generator, device=images.device
-        )
+        count = (num_views - start) * images.shape[0]
+        drawn = scheme.draw(count, generator=generator, device=images.device)
         transform(images, scheme, drawn, normalization, out=views[start:])
     else:
         views[start:].copy_(
@@ -95,24 +94,22 @@ def transform(
     so that no pass over the images is needed to leave it and to come back.
 
     Args:
-        images: floating point, carrying `normalization`, or uint8.
+        images: floating point, carrying `normalization`.
         scheme: what to do.
         parameters: of V * B transformations, view-major, as `scheme.draw` gives them.
         normalization: what the images carry.
-        out: the views, of any float dtype, or uint8.
+        out: the views, of any floating dtype.
     """
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        source = _float_images(images)
         if scheme.geometric:
             height, width = images.shape[2:]
-            moved = warp(source, scheme.matrix(parameters, height, width))
+            moved = warp(images.float(), scheme.matrix(parameters, height, width))
         else:
-            moved = source.expand(out.shape)
-        if scheme.colours:
-            target = out if out.is_floating_point() else torch.empty_like(moved)
-            mean, std = normalization.tensors(images)
-            moved = colour(moved, parameters, mean, std, out=target)
-        return moved if moved is out else _store(moved, out)
+            moved = images.float().expand(out.shape)
+        if not scheme.colours:
+            return out.copy_(moved)
+        mean, std = normalization.tensors(images)
+        return colour(moved, parameters, mean, std, out=out)
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
@@ -181,10 +178,6 @@ def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     return grid
 
 
-def _float_images(images: Tensor) -> Tensor:
-    return images.float() if images.is_floating_point() else images / 255
-
-
 def _empty_rows(images: Tensor, num_views: int) -> Tensor:
     channels_last = images.dim() == 4 and images.is_contiguous(
         memory_format=torch.channels_last
@@ -199,12 +192,6 @@ def _empty_rows(images: Tensor, num_views: int) -> Tensor:
     )
 
 
-def _store(values: Tensor, out: Tensor) -> Tensor:
-    if not out.is_floating_point():
-        values = (values * 255).round_().clamp_(0, 255)
-    return out.copy_(values)
-
-
 def _call(
     scheme: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -216,7 +203,7 @@ def _call(
     mean, std = normalization.tensors(images)
     untouched = normalization.mean == (0.0,) and normalization.std == (1.0,)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        pixels = _float_images(images).repeat(views, 1, 1, 1)
+        pixels = images.float().repeat(views, 1, 1, 1)
         pixels = pixels if untouched else pixels.mul_(std).add_(mean)
         with torch.random.fork_rng(_accelerators(images)):
             torch.manual_seed(seed)
@@ -228,8 +215,6 @@ def _call(
                 f"{list(pixels.shape)}; it must keep the shape"
             )
         changed = changed if untouched else (changed - mean) / std
-        if not images.is_floating_point():
-            changed = (changed * 255).round().clamp(0, 255)
         return changed.view(views, *images.shape)
 
 

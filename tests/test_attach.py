@@ -450,6 +450,22 @@ def test_the_models_own_normalisation_is_taken(net, batch, caplog):
     assert "were not given" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "known", [{}, {"mean": 0.4, "std": 0.2}], ids=["none", "given"]
+)
+def test_uint8_images_reach_the_network_as_floats(net, batch, known):
+    """Scaled to [0, 1], and normalised where mean and std are given."""
+    rows = []
+    net.features[0].register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    images = (batch[0] * 255).byte()
+    attach(net, nn.CrossEntropyLoss(), **known)
+    net(images)
+    expected = images / 255
+    if known:
+        expected = (expected - 0.4) / 0.2
+    torch.testing.assert_close(rows[0][:4], expected)
+
+
 def test_without_a_seed_torchs_own_decides(batch):
     """torch.manual_seed before attach fixes the views."""
     seeds = []
