@@ -14,7 +14,7 @@ install: .venv/installed  ## everything, into .venv
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[report]' --group dev
+	$(BIN)/pip install --quiet --editable '.[report,reference]' --group dev
 	touch $@
 
 check: install  ## format, lint, types

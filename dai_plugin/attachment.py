@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.criterion import Call, CriterionHooks, Outputs
-from dai_plugin.hooks import Hook, logger
+from dai_plugin.criterion import Call, CriterionHooks, Outputs, raising
+from dai_plugin.hooks import Hook, in_backward, logger
 from dai_plugin.layers import Layers, unwrap
 from dai_plugin.loss import Law
 from dai_plugin.normalization import Statistics
 from dai_plugin.objective import NO_DATA_PARALLEL, Objective, Schedule, When
-from dai_plugin.schemes import Scheme, Transform
+from dai_plugin.schemes import Scheme, Transform, moves_pixels
 from dai_plugin.views import FirstView, repeat_targets
 
 
@@ -166,6 +166,8 @@ class Attachment(Objective):
 
     def remove(self) -> None:
         """Takes away every hook that attach set, and nothing else's."""
+        if self._removed:
+            return
         super().remove()
         for handle in self._handles:
             handle.remove()
@@ -185,19 +187,27 @@ class Attachment(Objective):
         if not self.active:
             self.abandon()
             return None
+        if in_backward():
+            raise RuntimeError(
+                "the whole attached network is recomputed by activation checkpointing, "
+                "which would draw other views; checkpoint the blocks inside it instead"
+            )
+        if self._hooks.armed:
+            self._discard()  # an interrupt ended the forward before this one
         leaves, structure = pytree.tree_flatten((args, kwargs))
         place = _find_images(leaves)
         leaves[place] = self.begin(leaves[place])
         args, kwargs = pytree.tree_unflatten(leaves, structure)
         if self._criterion is None and isinstance(kwargs.get("labels"), Tensor):
+            self._refuse_dense(kwargs["labels"])
             kwargs["labels"] = repeat_targets(kwargs["labels"], self.num_views)
         return args, kwargs
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if not self._hooks.armed:
             return self._watch_evaluation(output)
-        if output is None:
-            return self._discard()  # the forward raised, or returned nothing
+        if output is None and raising():
+            return self._discard()
         try:
             self.measured()
             self._outputs = Outputs(output, self._hooks.rows, self.num_views)
@@ -222,8 +232,10 @@ class Attachment(Objective):
             return self.factor * task
         images = call.outputs.images
         for target in call.targets:
-            refuse_dense(self.scheme, target, images)
-        labels = call.targets[0] if call.targets and self.beta else None
+            # A float argument of another shape is no target (the images, say).
+            if not target.is_floating_point() or target.shape in call.shapes:
+                self._refuse_dense(target)
+        labels = call.labels if self.beta else None
         return self.total(
             task,
             None if labels is None else repeat_targets(labels, self.num_views),
@@ -254,6 +266,10 @@ class Attachment(Objective):
             first.loss = total
         return first
 
+    def _refuse_dense(self, target: Tensor) -> None:
+        if self.num_views > 1 or self.first_view == "augmented":
+            refuse_dense(self.scheme, target, self._images)
+
     def _watch_evaluation(self, output: Any) -> None:
         """Warns once if a network in evaluation mode is trained past the plugin."""
         if self._warned_evaluation or not torch.is_grad_enabled() or self.active:
@@ -282,6 +298,21 @@ class DataAugmentationInvariance(Objective):
         images, targets = dai.views(images, targets)
         loss = dai.loss(criterion(model(images), targets))
     """
+
+    def __init__(self, model: nn.Module, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self._targets: Tensor | None = None
+        self._handle = self.base.register_forward_pre_hook(Hook(self._before))
+
+    def _before(self, *_: Any) -> None:
+        if not self.active:  # a step that was given up before its loss
+            self._open = False
+            self.release()
+
+    def remove(self) -> None:
+        """Takes away every hook that was set here, and nothing else's."""
+        super().remove()
+        self._handle.remove()
 
     def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
@@ -323,7 +354,7 @@ def refuse_dense(scheme: Scheme | Transform, target: Tensor, images: int) -> Non
         ValueError: so it is.
     """
     dense = target.dim() > 2 and target.shape[0] == images
-    if dense and isinstance(scheme, Scheme) and scheme.geometric:
+    if dense and moves_pixels(scheme):
         raise ValueError(
             f"targets of shape {list(target.shape)} belong to pixels, which the scheme "
             f'moves ({scheme}); use scheme="photometric"'

@@ -21,7 +21,7 @@ from dai_plugin.loading import (
     load_model,
     parse_options,
 )
-from dai_plugin.normalization import Normalization
+from dai_plugin.normalization import known_normalization
 from dai_plugin.schemes import Scheme, find_scheme
 from dai_plugin.scores import activation_shapes, invariance_scores
 
@@ -106,12 +106,19 @@ def _report(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"no {report.SCORES} in {', '.join(missing)}; `dai-plugin score` writes it"
         )
+    if len({name for frame in frames for name in frame["model"].unique()}) < len(
+        frames
+    ):
+        frames = [
+            frame.assign(model=folder.name)
+            for frame, folder in zip(frames, folders, strict=True)
+        ]
     frame = report.pd.concat(frames, ignore_index=True)
     written = report.write_scores(frame, output)
     runs = {
-        report.read_runs([f], report.SCORES)[0]["model"].iloc[0]: run
-        for f in folders
-        for run in report.read_runs([f], report.METRICS)
+        frame["model"].iloc[0]: run
+        for frame, folder in zip(frames, folders, strict=True)
+        for run in report.read_runs([folder], report.METRICS)
     }
     if runs:
         report.draw_dynamics(runs, output / "dynamics.png")
@@ -137,9 +144,9 @@ def _load(options: argparse.Namespace) -> Loaded:
     loaded = load_model(
         options.model, options.weights, parse_options(options.model_args)
     )
-    if options.mean is None:
+    given = known_normalization(torch.nn.Identity(), options.mean, options.std)
+    if given is None:
         return loaded
-    given = Normalization.given(options.mean, options.std or [1.0])
     return Loaded(loaded.model, given, loaded.resize, loaded.crop, loaded.trained)
 
 

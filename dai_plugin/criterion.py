@@ -20,13 +20,20 @@ from dai_plugin.hooks import Hook
 # Autograd nodes between what forward returned and what the criterion got, which leave
 # every value in its row: casts, copies, views, and DistributedDataParallel's sink.
 _IDENTITIES = frozenset(
-    f"{name}Backward{suffix}"
-    for name, suffixes in {
-        "Clone": "0", "Alias": "0", "ToCopy": "0", "View": "0", "UnsafeView": "0",
-        "ReshapeAlias": "0", "Unsqueeze": "0", "Squeeze": "012", "_DDPSink": [""],
-    }.items()
-    for suffix in suffixes
-)  # fmt: skip
+    [
+        "AliasBackward0",
+        "CloneBackward0",
+        "ReshapeAliasBackward0",
+        "SqueezeBackward0",
+        "SqueezeBackward1",
+        "SqueezeBackward2",
+        "ToCopyBackward0",
+        "UnsafeViewBackward0",
+        "UnsqueezeBackward0",
+        "ViewBackward0",
+        "_DDPSinkBackward",
+    ]
+)
 
 
 class Outputs:
@@ -85,7 +92,7 @@ class Outputs:
 
     def view(self, index: int, v: int, like: Tensor) -> Tensor:
         """Output `index` of view v, cast and viewed as the caller did with view 0."""
-        return self._views[index][v].reshape(like.shape).to(like.dtype)
+        return self._views[index][v].reshape(like.shape).to(like)
 
     def release(self) -> None:
         """Lets go of the tensors, and with them of the graph."""
@@ -105,7 +112,9 @@ class Call:
     Attributes:
         carries: whether the primary output is among the arguments, so that the
             invariance terms are added to this call.
+        shapes: of the outputs among the arguments.
         targets: the other tensors among the arguments.
+        labels: the first of them that holds hard labels, if one does.
         losses: what the criterion returned for each view.
     """
 
@@ -119,6 +128,9 @@ class Call:
         self._found = {i: o for i, o in found.items() if o is not None}
         self.targets = [t for i, t in tensors.items() if i not in self._found]
         self.carries = outputs.primary in self._found.values()
+        hard = [t for t in self.targets if t.dim() == 1 and not t.is_floating_point()]
+        self.labels = next(iter(hard or self.targets), None)
+        self.shapes = [tensors[i].shape for i in self._found]
         self.reduction = kwargs.get("reduction", "mean")
         self.losses: list[Tensor] = []
 
@@ -181,19 +193,20 @@ class CriterionHooks:
     ) -> None:
         self._match, self._combine, self._discard = match, combine, discard
         self.criterion = criterion
+        self._reduction = getattr(criterion, "reduction", None)
         if isinstance(criterion, nn.Module):
             if type(criterion).__call__ is not nn.Module.__call__:
                 raise TypeError(
                     f"{type(criterion).__name__} overrides __call__, which bypasses "
                     "hooks; move its code to forward, or attach a function"
                 )
-            self._reduction = getattr(criterion, "reduction", None)
             handle = criterion.register_forward_hook(
                 Hook(self._after_module), with_kwargs=True, always_call=True
             )
             self._undo: Callable[[], None] = handle.remove
         elif callable(criterion):
-            self._reduction = None
+            bound = getattr(criterion, "keywords", {})  # of a functools.partial
+            self._reduction = bound.get("reduction", self._reduction)
             self.criterion = _dispatcher(criterion)
             self.criterion.dai_watchers.append(self)
             self._undo = functools.partial(_forget, self.criterion, self)
@@ -206,14 +219,11 @@ class CriterionHooks:
     def after(
         self, criterion: Callable[..., Any], args: Any, kwargs: Any, result: Any
     ) -> Any:
-        """The combined loss if the call is this attachment's, else None.
-
-        A `result` of None says that the stock call raised.
-        """
+        """The combined loss if the call is this attachment's, else None."""
         call = self._match(args, kwargs) if torch.is_grad_enabled() else None
         if call is None:
             return None
-        if result is None:
+        if result is None and raising():
             return self._discard()
         call.reduction = self._reduction or call.reduction
         try:
@@ -231,42 +241,62 @@ class CriterionHooks:
         return self.after(module.forward, args, kwargs, out)
 
 
+def raising() -> bool:
+    """Whether this code runs because a call has just raised.
+
+    Hooks registered with `always_call` get None then, as if that had been returned.
+    """
+    return sys.exc_info()[1] is not None
+
+
 def _dispatcher(function: Any) -> Any:
-    """A stand-in for the function, put wherever modules hold it under its name."""
-    if hasattr(function, "dai_watchers"):
-        return function
+    """A stand-in for the function, put wherever a module holds it under any name."""
+    dispatcher = function if hasattr(function, "dai_watchers") else _wrap(function)
+    if not dispatcher.dai_watchers:
+        dispatcher.homes = _homes(dispatcher.function)
+        for home, name in dispatcher.homes:
+            home[name] = dispatcher
+    return dispatcher
+
+
+def _wrap(function: Any) -> Any:
+    watchers: list[CriterionHooks] = []
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        result = None
         try:
             result = function(*args, **kwargs)
-        finally:
-            for watcher in call.dai_watchers:  # type: ignore[attr-defined]
-                combined = watcher.after(function, args, kwargs, result)
-                if combined is not None:
-                    result = combined
+        except BaseException:
+            for watcher in watchers:
+                watcher.after(function, args, kwargs, None)
+            raise
+        for watcher in watchers:
+            combined = watcher.after(function, args, kwargs, result)
+            if combined is not None:
+                return combined
         return result
 
-    name = getattr(function, "__name__", "")
-    homes = [
-        vars(module)
-        for module in list(sys.modules.values())
-        if isinstance(module, type(sys)) and vars(module).get(name) is function
-    ]
-    for home in homes:
-        home[name] = call
-    vars(call).update(dai_watchers=[], function=function, homes=homes)
+    vars(call).update(dai_watchers=watchers, function=function, homes=[])
     return call
+
+
+def _homes(function: Any) -> list[tuple[dict[str, Any], str]]:
+    modules = [m for m in list(sys.modules.values()) if isinstance(m, type(sys))]
+    return [
+        (vars(module), name)
+        for module in modules
+        for name, value in list(vars(module).items())
+        if value is function
+    ]
 
 
 def _forget(dispatcher: Any, watcher: CriterionHooks) -> None:
     dispatcher.dai_watchers.remove(watcher)
     if dispatcher.dai_watchers:
         return
-    for home in dispatcher.homes:
-        if home.get(dispatcher.__name__) is dispatcher:
-            home[dispatcher.__name__] = dispatcher.function
+    for home, name in dispatcher.homes:
+        if home.get(name) is dispatcher:
+            home[name] = dispatcher.function
 
 
 def _key(tensor: Tensor) -> Any:

@@ -2,11 +2,12 @@
 
 A loss is computed while its activation is fresh, so that neither a later in-place
 operation nor a second call of the same module can change what is measured. Hooks are
-inert in copies and pickles of the network, follow replaced modules by name, and leave
-nothing behind once the losses are taken.
+inert in copies and pickles of the network, follow replaced modules by name, and keep
+nothing of a step once its backward has begun.
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.layers import resolve, unwrap
+from dai_plugin.layers import resolve
 from dai_plugin.loss import class_invariance_loss, invariance_loss
 
 logger = logging.getLogger("dai_plugin")
@@ -128,7 +129,11 @@ class LayerHooks:
 
     def overwritten(self) -> list[str]:
         """Layers whose activation changed since it was measured."""
-        return [n for n, (a, version) in self._watched.items() if a._version != version]
+        return [
+            name
+            for name, (reference, version) in self._watched.items()
+            if (a := reference()) is not None and a._version != version
+        ]
 
     def drop(self, names: Iterable[str]) -> None:
         """Leaves layers out from now on."""
@@ -152,7 +157,7 @@ class LayerHooks:
         """Forgets the step: losses, and whatever is held of its activations."""
         self.armed = False
         self._losses: dict[str, Tensor] = {}
-        self._watched: dict[str, tuple[Tensor, int]] = {}
+        self._watched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._activations: dict[str, Tensor] = {}
 
     def remove(self) -> None:
@@ -165,7 +170,7 @@ class LayerHooks:
     def _bind(self) -> None:
         """Hooks every layer by name; a module that was replaced is hooked anew."""
         for name in self.names:
-            module = unwrap(resolve(self.base, name))
+            module = resolve(self.base, name)
             bound = self._bound.get(name)
             if bound is not None and bound[0] is module:
                 continue
@@ -177,7 +182,7 @@ class LayerHooks:
     def _fired(self, name: str, output: Any) -> None:
         if self.armed:
             self._measure(name, output)
-        elif torch.is_grad_enabled() and _in_backward():
+        elif torch.is_grad_enabled() and in_backward():
             # Activation checkpointing runs the layer again: it must save what it saved
             # the first time. The result is dropped.
             self._loss(find_rows(name, output, self.rows))
@@ -202,7 +207,8 @@ class LayerHooks:
         if self.keep:
             self._activations[key] = activation
         if not torch.compiler.is_compiling():
-            self._watched[key] = (activation.detach(), activation._version)
+            # Weakly: with activation checkpointing it is not to outlive its block.
+            self._watched[key] = (weakref.ref(activation), activation._version)
 
     def _loss(self, activation: Tensor) -> Tensor:
         with torch.set_grad_enabled(self._graph):
@@ -232,5 +238,6 @@ def find_rows(name: str, output: Any, rows: int) -> Tensor:
     )
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether autograd is running: a forward now is a recomputation."""
     return torch._C._current_graph_task_id() != -1

@@ -76,51 +76,67 @@ def resolve(base: nn.Module, name: str) -> nn.Module:
     """
     module = base
     for part in name.split("."):
-        child = unwrap(module)._modules.get(part)
+        child = module._modules.get(part)
         if child is None:
-            raise KeyError(_unknown(name, [n for n, _ in base.named_modules() if n]))
-        module = child
+            raise KeyError(_unknown(name, list(_named(base))))
+        module = unwrap(child)
     return module
 
 
+def _named(base: nn.Module) -> dict[str, nn.Module]:
+    """Modules by name, in order of registration, wrappers inside looked through."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(prefix: str, module: nn.Module) -> None:
+        for part, child in module._modules.items():
+            if child is not None and unwrap(child) not in seen:
+                inner = unwrap(child)
+                seen.add(inner)
+                found[prefix + part] = inner
+                visit(f"{prefix}{part}.", inner)
+
+    seen: set[nn.Module] = {base}
+    visit("", base)
+    return found
+
+
 def _choose(base: nn.Module, layers: Layers) -> list[str]:
+    modules = _named(base)
     if isinstance(layers, str) and layers == "auto":
-        return _automatic(base)
+        return _automatic(base, modules)
     if isinstance(layers, type) or (
         isinstance(layers, tuple)
         and layers
         and all(isinstance(c, type) for c in layers)
     ):
         classes: Any = layers
-        return [n for n, m in base.named_modules() if n and isinstance(m, classes)]
+        return [name for name, m in modules.items() if isinstance(m, classes)]
     if isinstance(layers, str):
-        return _matching(base, [layers])
+        return _matching(list(modules), [layers])
     if isinstance(layers, Sequence):
-        return _matching(base, list(layers))
+        return _matching(list(modules), list(layers))
     if callable(layers):
-        return [n for n, m in base.named_modules() if n and layers(n, m)]
+        return [name for name, m in modules.items() if layers(name, m)]
     raise TypeError(
         "layers must be 'auto', names or patterns, module classes, or a callable "
         f"(name, module) -> bool; got {type(layers).__name__}"
     )
 
 
-def _matching(base: nn.Module, patterns: list[Any]) -> list[str]:
-    names = [_clean(name) for name, _ in base.named_modules() if name]
-    names = list(dict.fromkeys(name for name in names if name))
+def _matching(names: list[str], patterns: list[Any]) -> list[str]:
     chosen: set[str] = set()
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"a layer is named by a str, got {pattern!r}")
-        found = fnmatch.filter(names, pattern) if pattern not in names else [pattern]
+        # Names as a wrapped network has them are understood, too.
+        parts = [part for part in pattern.split(".") if part not in _WRAPPERS]
+        candidates = [pattern, ".".join(parts)]
+        exact = [name for name in candidates if name in names][:1]
+        found = exact or [n for c in candidates for n in fnmatch.filter(names, c)]
         if not found:
             raise KeyError(_unknown(pattern, names))
         chosen.update(found)
     return [name for name in names if name in chosen]
-
-
-def _clean(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _unknown(pattern: str, names: list[str]) -> str:
@@ -128,21 +144,18 @@ def _unknown(pattern: str, names: list[str]) -> str:
     return f"no layer matches {pattern!r}; nearest: {', '.join(nearest)}"
 
 
-def _automatic(base: nn.Module) -> list[str]:
-    blocks = _blocks(base)
+def _automatic(base: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
+    blocks = _blocks(base, modules)
     if len(blocks) < 2:
-        return _after_weights(base)
-    modules = dict(base.named_modules())
+        return _after_weights(modules)
     if all(isinstance(modules[name], _CONTAINERS) for name in blocks):
         # Dense blocks are few and long: the paper adds the first convolution.
-        stem = next(
-            n for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)
-        )
+        stem = next(n for n, m in modules.items() if _is(m, "conv"))
         return [stem, *blocks]
     return blocks
 
 
-def _blocks(base: nn.Module) -> list[str]:
+def _blocks(base: nn.Module, modules: dict[str, nn.Module]) -> list[str]:
     """Blocks that the network repeats, in order of registration.
 
     A candidate is a module of a class of its own that sits in a plain container, or
@@ -152,7 +165,7 @@ def _blocks(base: nn.Module) -> list[str]:
     a block made of different candidates stays whole. Rare side branches (auxiliary
     heads) are left out.
     """
-    members = {n: m for n, m in _members(base) if _may_be_block(m)}
+    members = {n: m for n, m in _members(base, modules) if _may_be_block(m)}
     counts = Counter(type(m) for m in members.values())
     large = {type(m) for m in members.values() if _weights(m) > 1}
     repeated = {kind for kind in large if counts[kind] > 1}
@@ -174,12 +187,14 @@ def _outermost_blocks(prefix: str, candidates: dict[str, nn.Module]) -> list[str
     return chosen
 
 
-def _members(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _members(
+    base: nn.Module, modules: dict[str, nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
     """Children of the network itself and of its plain containers, at any depth."""
-    for name, module in base.named_modules():
-        if module is base or _is_plain_container(module):
-            for child_name, child in module.named_children():
-                yield f"{name}.{child_name}".lstrip("."), child
+    for name, module in modules.items():
+        parent = modules.get(name.rpartition(".")[0], base)
+        if parent is base or _is_plain_container(parent):
+            yield name, module
 
 
 def _is_plain_container(module: nn.Module) -> bool:
@@ -202,13 +217,13 @@ def _weights(module: nn.Module) -> int:
     )
 
 
-def _after_weights(base: nn.Module) -> list[str]:
+def _after_weights(modules: dict[str, nn.Module]) -> list[str]:
     """The activation after each convolution (of each linear layer, without any).
 
     Where activations are functions and no modules, the convolution's own output, before
     the next module can overwrite it.
     """
-    leaves = [(n, m) for n, m in base.named_modules() if n and not m._modules]
+    leaves = [(n, m) for n, m in modules.items() if not m._modules]
     convolutions = [i for i, (_, m) in enumerate(leaves) if _is(m, "conv")]
     weights = [i for i, (_, m) in enumerate(leaves) if _is(m, "conv", "linear")]
     sources = convolutions or weights[:-1]

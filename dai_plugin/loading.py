@@ -167,8 +167,8 @@ def _read_checkpoint(weights: str | None) -> dict[str, Any]:
 
 
 def _bare(key: str) -> str:
-    for prefix in _PREFIXES:
-        key = key.removeprefix(prefix)
+    while key.startswith(_PREFIXES):
+        key = key.partition(".")[2]
     return key
 
 

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 # Elements a block of columns holds: it should fit the cache of a CPU core, while on an
 # accelerator every further block costs launches.
 _BLOCK_CPU = 2**17
-_BLOCK_ACCELERATOR = 2**26
+_BLOCK_ACCELERATOR = 2**24
 
 
 Law = str | Sequence[float] | Mapping[str, float]
@@ -279,8 +279,7 @@ class _VarianceRatio(torch.autograd.Function):
         # The incoming gradient multiplies in float32 before anything is cast to half.
         within = grad * scale
         total = within * ratio / ctx.degrees
-        rows, features = activations.shape[0], activations[0].numel()
-        flat = activations.new_empty(rows, features)
+        flat = activations.new_empty(activations.shape[0], activations[0].numel())
         for columns, rows in _blocks(activations):
             flat[:, columns] = ctx.groups.gradient(rows, within, total)
         return _unflat(flat, activations), None, None
@@ -313,9 +312,10 @@ def _variance_ratio(
 def _divide(within: Tensor, squares: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
     """Ratio of the two variances, and `2 / total variance` for its gradient.
 
-    Rows that are all equal (a dead layer) give 0 and 0; NaN stays NaN.
+    Rows that are all equal (a dead layer) give 0 and 0, and so do rows so near each
+    other that the inverse of their variance overflows; NaN stays NaN.
     """
-    dead = squares < torch.finfo(squares.dtype).tiny
+    dead = squares < 4 * degrees / torch.finfo(squares.dtype).max
     safe = torch.where(dead, 1.0, squares)
     ratio = torch.where(dead, 0.0, within * degrees / safe)
     return ratio, torch.where(dead, 0.0, 2 * degrees / safe)

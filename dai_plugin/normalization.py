@@ -75,9 +75,7 @@ def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def _floats(values: Statistics) -> tuple[float, ...]:
-    if isinstance(values, (int, float)):
-        return (float(values),)
-    return tuple(float(value) for value in values)
+    return tuple(torch.as_tensor(values, dtype=torch.float64).flatten().tolist())
 
 
 PRESETS: dict[int, dict[str, tuple[Statistics, Statistics]]] = {
@@ -85,7 +83,6 @@ PRESETS: dict[int, dict[str, tuple[Statistics, Statistics]]] = {
         "half": (0.5, 0.5),
         "CIFAR-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        "CIFAR-10 (narrow)": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     },
     1: {"half": (0.5, 0.5), "MNIST": (0.1307, 0.3081)},
@@ -98,7 +95,7 @@ def from_model(model: nn.Module) -> Normalization | None:
         config = getattr(model, name, None)
         if config is None:
             continue
-        values = config if isinstance(config, dict) else vars(config)
+        values = config if isinstance(config, dict) else getattr(config, "__dict__", {})
         mean, std = values.get("mean"), values.get("std")
         if mean is not None and std is not None:
             return Normalization.given(mean, std, f"the model's {name}")
@@ -142,3 +139,18 @@ def from_batch(images: Tensor) -> Normalization:
         f"{high.max():.4g} carry no known normalisation: give mean= and std= "
         "(mean=0.0, std=1.0 leaves the values as they are)"
     )
+
+
+def known_normalization(
+    model: nn.Module, mean: Statistics | None, std: Statistics | None
+) -> Normalization | None:
+    """The normalisation given, else the model's own, else None.
+
+    Raises:
+        ValueError: only one of mean and std is given.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError(f"give mean and std together, got mean={mean}, std={std}")
+    if mean is None or std is None:
+        return from_model(model)
+    return Normalization.given(mean, std)

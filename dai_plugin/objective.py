@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from dai_plugin.hooks import LayerHooks, hooked
 from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.loss import Law, spread_weights
-from dai_plugin.normalization import Normalization, Statistics, from_batch, from_model
+from dai_plugin.normalization import (
+    Normalization,
+    Statistics,
+    from_batch,
+    known_normalization,
+)
 from dai_plugin.schemes import Scheme, Transform, find_scheme
 from dai_plugin.views import FirstView, expand, mix_seed
 
@@ -67,8 +72,8 @@ class Objective:
         self.num_views, self.alpha, self.beta = num_views, alpha, beta
         self.scheme, self.first_view = find_scheme(scheme), first_view
         self._schedule, self._when, self._strict = alpha_schedule, when, strict
-        self._seed = torch.initial_seed() if seed is None else seed
-        self._normalization = _given_normalization(self.base, mean, std)
+        self._seed = torch.initial_seed() if seed is None else int(seed)
+        self._normalization = known_normalization(self.base, mean, std)
         self._automatic = isinstance(layers, str) and layers == "auto"
         self._chosen = select_layers(self.base, layers)
         self._law: tuple[Law, float] = (layer_weights, last_to_first)
@@ -82,9 +87,9 @@ class Objective:
             "total_loss": None,
         }
         self._forwards = self._calls = self._missed = 0
-        self._step = self._first_step = 0
+        self._step = self._images = 0
         self._multiplier = 1.0
-        self._open = False
+        self._open = self._started = self._removed = False
         self._rank: int | None = None
 
     @property
@@ -105,6 +110,8 @@ class Objective:
 
     def begin(self, images: Tensor) -> Tensor:
         """Starts a training step: the rows `[num_views * B, C, H, W]` of the images."""
+        if self._removed:
+            raise RuntimeError("this attachment was removed: attach anew to train on")
         self.abandon()
         if images.dim() != 4:
             raise ValueError(
@@ -134,9 +141,10 @@ class Objective:
     def measured(self) -> None:
         """Ends the forward of a step: takes over the losses of its layers."""
         self._losses = self._hooks.disarm()
-        if self._forwards == 1:
+        if not self._started:
             self._prune()
             self._notice()
+            self._started = True
 
     def total(
         self, task: Tensor, labels: Tensor | None, scale: float | Tensor = 1.0
@@ -243,6 +251,7 @@ class Objective:
         """Takes away every hook that was set here, and nothing else's."""
         self.release()
         self._hooks.remove()
+        self._open, self._removed = False, True
 
     def __enter__(self) -> Self:
         return self
@@ -258,10 +267,7 @@ class Objective:
             )
         rank = dist.get_rank() if _distributed() else 0
         if self._normalization is None:
-            guess = [from_batch(images) if rank == 0 else None]
-            if _distributed():
-                dist.broadcast_object_list(guess, src=0)
-            self._normalization = guess[0]
+            self._normalization = self._guess(images, rank)
             if rank == 0:
                 logger.warning(
                     "mean and std were not given; normalisation taken: %s. Give mean= "
@@ -269,6 +275,21 @@ class Objective:
                     self._normalization,
                 )
         self._rank = rank
+
+    def _guess(self, images: Tensor, rank: int) -> Normalization:
+        """From the first rank's batch, for all ranks; so is its error."""
+        guess: list[Any] = [None]
+        if rank == 0:
+            try:
+                guess = [from_batch(images)]
+            except ValueError as error:
+                guess = [error]
+        if _distributed():
+            dist.broadcast_object_list(guess, src=0, device=images.device)
+        if isinstance(guess[0], ValueError):
+            raise guess[0]
+        found: Normalization = guess[0]
+        return found
 
     def _scheduled(self) -> float:
         multiplier = float(self._schedule(self._step)) if self._schedule else 1.0
@@ -373,16 +394,6 @@ def _check_network(base: nn.Module) -> None:
             f"something is attached to this {type(base).__name__} already; remove it "
             "first: dai_plugin.attached(model).remove()"
         )
-
-
-def _given_normalization(
-    base: nn.Module, mean: Statistics | None, std: Statistics | None
-) -> Normalization | None:
-    if (mean is None) != (std is None):
-        raise ValueError(f"give mean and std together, got mean={mean}, std={std}")
-    if mean is None or std is None:
-        return from_model(base)
-    return Normalization.given(mean, std)
 
 
 def _distributed() -> bool:

@@ -241,6 +241,15 @@ def draws_once_a_batch(scheme: Transform) -> bool:
     )
 
 
+def moves_pixels(scheme: Scheme | Transform) -> bool:
+    """Whether pixels are known to move: a geometric `Scheme`, or kornia's geometry."""
+    if isinstance(scheme, Scheme):
+        return scheme.geometric
+    parts = scheme.modules() if isinstance(scheme, nn.Module) else []
+    classes = (kind.__name__ for part in parts for kind in type(part).__mro__)
+    return any(name.startswith("GeometricAugmentationBase") for name in classes)
+
+
 class ImageByImage:
     """Calls a transform on each image, so that each draws numbers of its own."""
 

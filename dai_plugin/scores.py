@@ -20,7 +20,12 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from dai_plugin.hooks import find_rows
 from dai_plugin.layers import Layers, resolve, select_layers, unwrap
-from dai_plugin.normalization import Normalization, Statistics, from_batch, from_model
+from dai_plugin.normalization import (
+    Normalization,
+    Statistics,
+    from_batch,
+    known_normalization,
+)
 from dai_plugin.schemes import Scheme, Transform, find_scheme
 from dai_plugin.views import expand, mix_seed, transform
 
@@ -154,7 +159,7 @@ class _Taps:
             visit(key, activation)
 
         handles = [
-            unwrap(resolve(self.base, name)).register_forward_hook(
+            resolve(self.base, name).register_forward_hook(
                 lambda _, __, output, name=name: hook(name, output)
             )
             for name in self.names
@@ -190,11 +195,7 @@ class _Batches:
         if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
             logger.warning("the DataLoader shuffles: scores come in an unknown order")
         self._data, self._device = data, device
-        self.normalization = (
-            Normalization.given(mean, std)
-            if mean is not None and std is not None
-            else from_model(base)
-        )
+        self.normalization = known_normalization(base, mean, std)
 
     def __iter__(self) -> Iterator[Tensor]:
         count = 0
@@ -204,7 +205,8 @@ class _Batches:
             if not found:
                 raise ValueError("a batch of data holds no images [B, C, H, W]")
             count += found[0].shape[0]
-            yield self._prepare(found[0].to(self._device))
+            if found[0].shape[0]:
+                yield self._prepare(found[0].to(self._device))
         if not count:
             raise ValueError("data holds no images")
 
@@ -275,8 +277,8 @@ def _stream(
             taps.run(model, transformed, score)
         for name, distances in scores.items():
             away = moments[name].distances(_rows(clean[name]))
-            relative = torch.stack(distances, 1) / away[:, None]
-            yield name, (1 - relative).float().cpu()
+            away = torch.where(away > 0, away, torch.nan)[:, None]
+            yield name, (1 - torch.stack(distances, 1) / away).float().cpu()
 
 
 class _Transformations:

@@ -4,8 +4,9 @@ Row order, everywhere in this package: view-major. Row `v * B + i` is view v of 
 targets follow as `targets.repeat(num_views, ...)`.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -205,8 +206,7 @@ def _call(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         pixels = images.float().repeat(views, 1, 1, 1)
         pixels = pixels if untouched else pixels.mul_(std).add_(mean)
-        with torch.random.fork_rng(_accelerators(images)):
-            torch.manual_seed(seed)
+        with _forked_stream(images.device, seed):
             changed = scheme(pixels)
         if not isinstance(changed, Tensor) or changed.shape != pixels.shape:
             got = list(changed.shape) if isinstance(changed, Tensor) else type(changed)
@@ -218,5 +218,17 @@ def _call(
         return changed.view(views, *images.shape)
 
 
-def _accelerators(images: Tensor) -> list[torch.device]:
-    return [] if images.device.type == "cpu" else [images.device]
+@contextmanager
+def _forked_stream(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeds the default generators of the host and of the device, and restores them."""
+    accelerator = device.type != "cpu"
+    with torch.random.fork_rng(
+        [device] if accelerator else [], device_type=device.type
+    ):
+        # torch.manual_seed would reseed every device, and leave the others so.
+        torch.default_generator.manual_seed(seed)
+        if accelerator:
+            module: Any = torch.get_device_module(device)
+            with module.device(device):
+                module.manual_seed(seed)
+        yield

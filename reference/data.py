@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 from presets import PRESETS, Preset, for_images
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FakeData, ImageFolder
 
@@ -56,6 +54,14 @@ class Digits(Dataset):
     """
 
     def __init__(self, train: bool, preset: Preset) -> None:
+        try:
+            from sklearn.datasets import load_digits
+            from sklearn.model_selection import train_test_split
+        except ImportError as error:
+            raise ImportError(
+                "the digits come with scikit-learn: pip install it, or choose "
+                "another --dataset"
+            ) from error
         bunch = load_digits()
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
         parts = train_test_split(

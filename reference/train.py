@@ -71,6 +71,8 @@ def main(args: argparse.Namespace) -> None:
         return
     output, start = Path(args.output_dir), time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process and not args.resume:
+        (output / "metrics.csv").unlink(missing_ok=True)
     for epoch in range(progress.epoch, args.epochs):
         row = train_epoch(
             accelerator,

@@ -1,6 +1,7 @@
 """The two lines: what changes in training, and that nothing else does."""
 
 import copy
+import functools
 import gc
 import logging
 import weakref
@@ -492,6 +493,53 @@ def test_alpha_schedule_multiplies_both(net, batch):
     assert seen == [0, 1, 2]
 
 
+def test_the_schedule_reaches_both_losses(net, batch):
+    """Half the multiplier is half of alpha and half of beta, and more of the task."""
+    images, targets = batch
+    totals = []
+    for options in (
+        {"alpha": 0.4, "beta": 0.2, "alpha_schedule": lambda _: 0.5},
+        {"alpha": 0.2, "beta": 0.1},
+    ):
+        with attach(net, nn.CrossEntropyLoss(), seed=7, **options, **AS_THEY_ARE) as a:
+            totals.append(a.criterion(net(images), targets))
+    torch.testing.assert_close(*totals)
+
+
+def renamed(output, target):
+    return F.cross_entropy(output, target)
+
+
+alias = renamed
+
+
+def test_a_function_is_found_under_any_name(net, batch):
+    """`loss_func = F.cross_entropy` at the top of a script; and attached again."""
+    images, targets = batch
+    for _ in range(2):
+        with attach(net, renamed, **AS_THEY_ARE) as attachment:
+            alias(net(images), targets).backward()
+            assert attachment.stats()["criterion_calls"] == 1
+    with attach(net, attachment.criterion, **AS_THEY_ARE) as attachment:
+        alias(net(images), targets).backward()
+        assert attachment.stats()["criterion_calls"] == 1
+
+
+@pytest.mark.parametrize("how", ["keyword", "partial"])
+def test_the_reduction_of_a_function(net, batch, how):
+    """reduction="sum" by keyword or bound: the terms count once an image."""
+    images, targets = batch
+    function = functools.partial(F.cross_entropy, reduction="sum")
+    criterion = F.cross_entropy if how == "keyword" else function
+    with attach(net, criterion, seed=7, alpha=0.5, **AS_THEY_ARE) as attachment:
+        more = {"reduction": "sum"} if how == "keyword" else {}
+        total = attachment.criterion(net(images), targets, **more).item()
+        stats = attachment.stats()
+    weights = dai_plugin.layer_weights(2, 0.5)
+    terms = sum(w * v for w, v in zip(weights, stats["layers"].values(), strict=True))
+    assert total == pytest.approx(0.5 * stats["task_loss"] + 4 * terms, rel=1e-5)
+
+
 def test_resumed_views_continue_the_stream(net, batch):
     """Seed, step and input range are plain numbers that bring the same views back."""
     images, targets = batch
@@ -503,7 +551,7 @@ def test_resumed_views_continue_the_stream(net, batch):
     assert state == {"seed": 3, "step": 1, "mean": [0.5], "std": [0.5]}
     expected = criterion(net(images), targets)
     attached(net).remove()
-    _, criterion = attach(net, nn.CrossEntropyLoss())
+    _, criterion = attach(net, nn.CrossEntropyLoss(), mean=0.1, std=0.2)
     attached(net).load_state_dict(state)
     assert torch.equal(criterion(net(images), targets), expected)
 

@@ -79,3 +79,13 @@ def test_reentrant_checkpointing_is_refused_with_the_way_out(batch):
     net.kind, net.options = "after a stem", {"use_reentrant": True}
     with pytest.raises(RuntimeError, match="use use_reentrant=False"):
         step(net, batch)
+
+
+def test_checkpointing_the_whole_network_is_refused(batch):
+    """Recomputed, it would draw other views: wrong gradients, so it raises."""
+    images, targets = batch
+    net, criterion = SmallNet(), nn.CrossEntropyLoss()
+    attach(net, criterion, **OPTIONS)
+    output = checkpoint(net, images, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="checkpoint the blocks inside it"):
+        criterion(output, targets).backward()

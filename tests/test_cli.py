@@ -133,6 +133,11 @@ def test_report_puts_models_side_by_side(saved, pictures, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "60.00" in printed
     assert "features.4" in printed
+    # Scores of two runs under one name are told apart by their folders.
+    score(saved, pictures, tmp_path / "two", "--name", "one")
+    assert main(["report", *folders, "--output", str(tmp_path / "both")]) == 0
+    again = pd.read_csv(tmp_path / "both" / "scores.csv")
+    assert again["model"].unique().tolist() == ["one", "two"]
 
 
 RESNET = ["layers", "--model", "resnet18"]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dai_plugin import attach, attached
+from dai_plugin import DataAugmentationInvariance, attach, attached
 
 OPTIONS = {"num_views": 2, "seed": 7, "mean": 0.0, "std": 1.0}
 
@@ -105,3 +105,65 @@ def test_a_frozen_layer_is_reported(net, batch, caplog):
     frozen = [r for r in caplog.records if "is frozen" in r.getMessage()]
     assert len(frozen) == 1
     assert "'features.2'" in frozen[0].getMessage()
+
+
+class Silent(nn.Module):
+    """Returns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
+
+    def forward(self, x):
+        self.logits = self.conv(x).mean((2, 3))
+
+
+def test_a_network_or_criterion_that_returns_none(net, batch):
+    """None is an answer, not a failure: it is refused by name."""
+    images, targets = batch
+    quiet = Silent()
+    attach(quiet, nn.CrossEntropyLoss(), **OPTIONS)
+    with pytest.raises(RuntimeError, match="NoneType"):
+        quiet(images)
+    _, criterion = attach(net, lambda o, t: None, **OPTIONS)
+    with pytest.raises(TypeError, match="the criterion returned NoneType"):
+        criterion(net(images), targets)
+
+
+def test_two_interrupts_in_a_row(net, batch):
+    """A notebook's user stops the forward twice; nothing is counted as missed."""
+    images, targets = batch
+    net.features.insert(4, Failing())
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, **OPTIONS)
+    for _ in range(3):
+        net.features[4].error = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            net(images)
+    net.features[4].error = None
+    criterion(net(images), targets).backward()
+    assert attached(net).stats()["missed"] == 0
+
+
+def test_the_notice_comes_with_the_first_step_that_succeeds(net, batch, caplog):
+    """A first batch that fails takes neither notice nor the choice of layers along."""
+    images, targets = batch
+    net.features.insert(4, Failing())
+    _, criterion = attach(net, nn.CrossEntropyLoss(), **OPTIONS)
+    failing_step(net, criterion, images, targets, "forward")
+    criterion(net(images), targets).backward()
+    assert caplog.text.count("4 images x 2 views") == 1
+
+
+def test_the_explicit_form_after_a_step_that_was_given_up(net, batch):
+    """Views drawn, then evaluation: nothing is left armed."""
+    images, targets = batch
+    dai = DataAugmentationInvariance(net, **OPTIONS)
+    dai.views(images, targets)
+    net.eval()
+    with torch.no_grad():
+        assert net(images).shape == (4, 5)
+    net.train()
+    rows, labels = dai.views(images, targets)
+    dai.loss(F.cross_entropy(net(rows), labels)).backward()
+    assert dai.stats()["missed"] == 0

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from dai_plugin import select_layers
+from dai_plugin import attach, select_layers
 
 FIXED = {
     "resnet18": 8,
@@ -99,8 +99,14 @@ def test_wrappers_are_looked_through():
             super().__init__()
             self.module = module
 
+    expected = select_layers(net)
     for wrapped in (torch.compile(net), Wrapper(net), Wrapper(torch.compile(net))):
-        assert select_layers(wrapped) == select_layers(net)
+        assert select_layers(wrapped) == expected
+    net.layer1 = torch.compile(net.layer1)  # one stage by itself
+    net.layer2 = Wrapper(net.layer2)
+    assert select_layers(net) == expected
+    assert select_layers(net, "module.layer1._orig_mod.0") == ["layer1.0"]
+    attach(net, nn.CrossEntropyLoss()).remove()
 
 
 def test_an_example_gives_the_order_of_firing():

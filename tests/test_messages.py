@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import kornia.augmentation as K
 import pytest
 import torch
 import torch.nn.functional as F
@@ -165,6 +166,51 @@ def test_dense_targets_with_moving_pixels():
     with attach(net, criterion, scheme="photometric", **AS_THEY_ARE) as attachment:
         criterion(net(images), masks).backward()
         assert attachment.stats()["criterion_calls"] == 1
+    geometry = K.AugmentationSequential(K.RandomAffine(20.0))
+    with attach(net, criterion, scheme=geometry, **AS_THEY_ARE):
+        output = net(images)
+        with pytest.raises(ValueError, match='scheme="photometric"'):
+            criterion(output, masks)
+    with attach(net, criterion, num_views=1, **AS_THEY_ARE):
+        criterion(net(images), masks).backward()  # the clean view moves nothing
+
+
+def test_dense_labels_of_a_model_with_its_own_loss():
+    """The keyword `labels` is looked at before the forward."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+
+        def forward(self, images, labels):
+            return {"loss": F.cross_entropy(self.conv(images), labels)}
+
+    net = Own()
+    attach(net, **AS_THEY_ARE)
+    with pytest.raises(ValueError, match='scheme="photometric"'):
+        net(torch.rand(2, 3, 8, 8), labels=torch.randint(2, (2, 8, 8)))
+
+
+def test_images_among_the_criterions_arguments_are_no_targets(net, batch):
+    """Distillation losses take the inputs as well."""
+    images, targets = batch
+    _, criterion = attach(
+        net, lambda x, o, t: F.cross_entropy(o, t) + 0 * x.sum(), **AS_THEY_ARE
+    )
+    criterion(images, net(images), targets).backward()
+    assert attached(net).stats()["criterion_calls"] == 1
+
+
+def test_removed_is_removed(net, batch):
+    """remove() twice is once; a removed explicit form does not come back."""
+    with attach(net, F.cross_entropy, **AS_THEY_ARE) as attachment:
+        attachment.remove()
+    dai = DataAugmentationInvariance(net, **AS_THEY_ARE)
+    dai.remove()
+    with pytest.raises(RuntimeError, match="was removed"):
+        dai.views(batch[0])
+    assert not hooks_of(net)
 
 
 def test_the_second_missed_forward_raises(net, batch, caplog):

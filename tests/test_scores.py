@@ -106,6 +106,8 @@ def test_identity_scores_one_and_a_still_network_nan(net, images, caplog):
     assert dead["features.4"].isnan().all()
     assert dead["features.2"].isfinite().all()
     assert sum("NaN" in r.getMessage() for r in caplog.records) == 1
+    alone = invariance_scores(net, images[:1], **PIXELS)
+    assert alone["input"].isnan().all()  # one image is as far from all as from itself
 
 
 def test_the_model_is_left_as_it_was(net, images):
@@ -125,8 +127,11 @@ def test_data_must_last_for_two_passes(net, images, caplog):
     """Generators are refused, empty data too, shuffling is warned of."""
     with pytest.raises(TypeError, match="one-shot generator"):
         invariance_scores(net, (batch for batch in images.split(4)))
-    with pytest.raises(ValueError, match="data holds no images"):
-        invariance_scores(net, [])
+    for empty in ([], images[:0]):
+        with pytest.raises(ValueError, match="data holds no images"):
+            invariance_scores(net, empty)
+    with pytest.raises(ValueError, match="give mean and std together"):
+        invariance_scores(net, images, mean=0.5)
     with pytest.raises(ValueError, match="holds no images"):
         invariance_scores(net, [torch.rand(3)])
     with pytest.raises(ValueError, match="num_transforms must be at least 1, got 0"):

@@ -2,7 +2,6 @@
 
 import math
 
-import kornia
 import kornia.augmentation as K
 import oracle
 import pytest
@@ -283,8 +282,3 @@ def test_the_first_batch_tells_the_normalisation(channels, mean, std, name):
     pixels[0], pixels[1] = 0, 1
     mean, std = Normalization.given(mean, std).tensors(pixels)
     assert name in from_batch((pixels - mean) / std).source
-
-
-def test_kornia_is_recent_enough():
-    """The tests above ran on the kornia that the package asks for."""
-    assert tuple(int(v) for v in kornia.__version__.split(".")[:2]) >= (0, 9)
