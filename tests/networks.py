@@ -15,7 +15,7 @@ SAMPLE = [
 ]  # fmt: skip
 
 # Pixels a side; vision transformers are built for their images.
-_SIZES = {"alexnet": 63, "inception_v3": 128, "maxvit_t": 224, "squeezenet": 64}
+_SIZES = {"alexnet": 63, "inception_v3": 299, "maxvit_t": 224, "squeezenet": 64}
 
 
 def build(name, num_classes=7):
