@@ -185,7 +185,8 @@ class Attachment(Objective):
         if getattr(module, "_is_replica", False):
             raise TypeError(NO_DATA_PARALLEL)
         if not self.active:
-            self.abandon()
+            if not self.base.training:  # a look under no_grad leaves the step open
+                self.abandon()
             return None
         if in_backward():
             raise RuntimeError(

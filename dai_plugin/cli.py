@@ -31,9 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"dai-plugin: error: {message}", file=sys.stderr)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        RuntimeError,
+        AssertionError,  # torchvision's transformers refuse sizes so
+    ) as error:
+        message = str(error.args[0] if isinstance(error, KeyError) else error)
+        # An error of a loading process brings its traceback along as text.
+        last = message.strip().splitlines()[-1] if message else type(error).__name__
+        print(f"dai-plugin: error: {last}", file=sys.stderr)
         return 1
     return 0
 
@@ -41,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _layers(options: argparse.Namespace) -> None:
     loaded = _load(options)
     names = select_layers(loaded.model, _chosen(options))
-    size = options.crop or loaded.crop
+    _, size = _size(options, loaded)
     example = torch.zeros(1, input_channels(loaded.model), size, size)
     shapes = activation_shapes(loaded.model, names, example)
     modules = dict(loaded.model.named_modules())
@@ -63,12 +72,9 @@ def _score(options: argparse.Namespace) -> None:
     assert isinstance(scheme, Scheme)
     if options.flip is not None:
         scheme = dataclasses.replace(scheme, flip=options.flip)
-    images = ImageFolders(
-        options.data,
-        options.resize or options.crop or loaded.resize,
-        options.crop or loaded.crop,
-        input_channels(loaded.model),
-    )
+    resize, crop = _size(options, loaded)
+    channels = input_channels(loaded.model)
+    images = ImageFolders(options.data, resize, crop, channels)
     if not loaded.trained:
         print(
             "no --weights: the scores are those of an untrained network",
@@ -79,7 +85,10 @@ def _score(options: argparse.Namespace) -> None:
         images, batch_size=options.batch_size, num_workers=options.workers
     )
     known = loaded.normalization
-    print(f"{len(images)} images, normalisation: {known}, scheme: {scheme}")
+    print(
+        f"{len(images)} images of {crop} x {crop} pixels (resized to {resize}, centre "
+        f"cropped)\nnormalisation: {known}\nscheme: {scheme}"
+    )
     scores = invariance_scores(
         loaded.model.to(device),
         _Progress(loader),
@@ -90,8 +99,11 @@ def _score(options: argparse.Namespace) -> None:
         std=known.std,
         seed=options.seed,
     )
-    name = options.name or Path(options.model.partition(":")[0]).stem
+    own = Path(options.model.partition(":")[0]).is_file()
+    name = options.name or (Path(options.output).name if own else options.model)
     frame = report.scores_frame(scores, name)
+    if frame["score"].isna().all():
+        raise ValueError("all images are alike (or there is one): nothing to compare")
     written = report.write_scores(frame, Path(options.output))
     print(report.medians_table(frame))
     print("written:", *written)
@@ -100,6 +112,8 @@ def _score(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     report = _report_module()
     folders, output = [Path(f) for f in options.folders], Path(options.output)
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise ValueError(f"--output {output} is one of the folders to report on")
     frames = report.read_runs(folders, report.SCORES)
     if len(frames) < len(folders):
         missing = [str(f) for f in folders if not (f / report.SCORES).exists()]
@@ -140,7 +154,17 @@ class _Progress:
         yield from tqdm(self._loader, desc=title, unit="batch", disable=None)
 
 
+def _size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:
+    """Shorter side and crop: what was asked for, else what the weights ask."""
+    crop = options.crop or min(loaded.crop, options.resize or loaded.crop)
+    resize = options.resize or (options.crop or loaded.resize)
+    if crop > resize:
+        raise ValueError(f"--crop {crop} is larger than --resize {resize}")
+    return resize, crop
+
+
 def _load(options: argparse.Namespace) -> Loaded:
+    torch.manual_seed(0)  # an untrained network is the same one each time
     loaded = load_model(
         options.model, options.weights, parse_options(options.model_args)
     )

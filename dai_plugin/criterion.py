@@ -194,6 +194,11 @@ class CriterionHooks:
         self._match, self._combine, self._discard = match, combine, discard
         self.criterion = criterion
         self._reduction = getattr(criterion, "reduction", None)
+        if isinstance(criterion, type):
+            raise TypeError(
+                f"criterion is the class {criterion.__name__}; give an instance: "
+                f"{criterion.__name__}()"
+            )
         if isinstance(criterion, nn.Module):
             if type(criterion).__call__ is not nn.Module.__call__:
                 raise TypeError(

@@ -1,8 +1,10 @@
 """Networks and images for the command line: by name, from files, from folders."""
 
+import argparse
 import difflib
 import importlib.util
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,8 @@ def load_model(
             a file written with `torch.save(model)`, which runs code when it is loaded:
             open only your own.
         weights: a file with a `state_dict`, alone or under the key "model" (then
-            "mean", "std" and "model_args" are read too), or "DEFAULT" for those of
-            torchvision.
+            "mean", "std", "resize", "crop" and "model_args" beside it count), or
+            "DEFAULT" for those of torchvision.
         options: keyword arguments of the function that builds the network.
 
     Raises:
@@ -64,7 +66,8 @@ def load_model(
     known = loaded.normalization
     if "mean" in checkpoint:
         known = Normalization.given(checkpoint["mean"], checkpoint["std"], "checkpoint")
-    return Loaded(loaded.model, known, loaded.resize, loaded.crop)
+    resize, crop = (checkpoint.get(k, getattr(loaded, k)) for k in ("resize", "crop"))
+    return Loaded(loaded.model, known, resize, crop)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -160,10 +163,19 @@ def _read_checkpoint(weights: str | None) -> dict[str, Any]:
         return {}
     if not Path(weights).is_file():
         raise ValueError(f"the weights file {weights} does not exist")
-    content = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        # torchvision's reference script stores its arguments as a Namespace.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(weights, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{weights} holds no weights ({reason})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{weights} holds a {type(content).__name__}, no state_dict")
-    return dict(content) if "model" in content else {"model": content}
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content.get(key), Mapping):
+            return {**content, "model": content[key]}
+    return {"model": content}
 
 
 def _bare(key: str) -> str:
@@ -190,9 +202,11 @@ def _from_function(path: Path, function: str, options: Mapping[str, Any]) -> nn.
 
 
 def _from_pickle(path: Path) -> nn.Module:
-    return _expect_module(
-        torch.load(path, map_location="cpu", weights_only=False), str(path)
-    )
+    try:
+        model = torch.load(path, map_location="cpu", weights_only=False)
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is no file of torch.save ({error})") from error
+    return _expect_module(model, str(path))
 
 
 def _expect_module(model: Any, source: str) -> nn.Module:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Elements a block of columns holds: it should fit the cache of a CPU core, while on an
 # accelerator every further block costs launches.
@@ -273,8 +272,12 @@ class _VarianceRatio(torch.autograd.Function):
         return ratio
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the invariance loss is differentiable once: its gradient has none "
+                "(create_graph=True, as gradient penalties use)"
+            )
         activations, ratio, scale = ctx.saved_tensors
         # The incoming gradient multiplies in float32 before anything is cast to half.
         within = grad * scale

@@ -109,7 +109,8 @@ def from_batch(images: Tensor) -> Normalization:
     preset whose range holds every channel; else ImageNet for three channels.
 
     Raises:
-        ValueError: no preset is known for that many channels.
+        ValueError: no preset is known for that many channels, or the values look like
+            0 to 255.
     """
     if not images.is_floating_point():
         return Normalization(source="integer images, which are scaled to [0, 1]")
@@ -117,6 +118,11 @@ def from_batch(images: Tensor) -> Normalization:
     low, high = values.amin((0, 2, 3)), values.amax((0, 2, 3))
     if low.min() >= 0 and high.max() <= 1:
         return Normalization(source="the first batch lies in [0, 1]")
+    if low.min() >= 0 and high.max() > 20:
+        raise ValueError(
+            f"float images with values from {low.min():.4g} to {high.max():.4g} look "
+            "like 0 to 255: divide them by 255, or pass them as uint8"
+        )
     presets = [
         Normalization.given(mean, std, f"{name}, guessed from the batch")
         for name, (mean, std) in PRESETS.get(images.shape[1], {}).items()

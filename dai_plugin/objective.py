@@ -65,6 +65,8 @@ class Objective:
         strict: bool = True,
     ) -> None:
         _check(num_views, alpha, beta, correction, first_view, when, sync)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80}")
         if isinstance(model, nn.DataParallel):
             raise TypeError(NO_DATA_PARALLEL)
         self.base = unwrap(model)
@@ -368,6 +370,8 @@ def _check(
     when: str,
     sync: bool,
 ) -> None:
+    if not isinstance(num_views, int):
+        raise TypeError(f"num_views must be an int, got {num_views!r}")
     if num_views < 1:
         raise ValueError(f"num_views must be at least 1, got {num_views}")
     if not (0 <= alpha <= 1 and 0 <= beta <= 1 and alpha + beta <= 1 + 1e-9):

@@ -73,7 +73,7 @@ def write_scores(frame: pd.DataFrame, output: Path) -> list[Path]:
 
 def draw_scores(frame: pd.DataFrame, path: Path) -> None:
     """Box plots of the score at each layer, models side by side, pixel space first."""
-    frame = frame.assign(place=frame["depth"].astype(str))
+    frame = frame.dropna(subset="score").assign(place=frame["depth"].astype(str))
     models = list(frame["model"].unique())
     depths = sorted(frame["depth"].unique())
     sns.set_theme(style="whitegrid", context="notebook")
@@ -98,9 +98,16 @@ def draw_scores(frame: pd.DataFrame, path: Path) -> None:
         axes.tick_params(axis="x", rotation=45)
         plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
     axes.set(xlabel="layer", ylabel="invariance score")
-    axes.set_title("1 = unchanged by the transformation, 0 = as far as another image")
-    axes.title.set(fontsize=11, color="0.35")
-    sns.move_legend(axes, "lower right", title=None)
+    note = "1 = unchanged by the transformation, 0 = as far as another image"
+    axes.set_title(note, loc="left", fontsize=10, color="0.35")
+    sns.move_legend(
+        axes,
+        "lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(models),
+        title=None,
+        frameon=False,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)

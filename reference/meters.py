@@ -46,6 +46,12 @@ class Meters:
     def __init__(self, header: str, every: int, show: bool) -> None:
         self.header, self.every, self.show = header, every, show
         self.meters: dict[str, Meter] = {}
+        self._began = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the present batch was asked for."""
+        return time.perf_counter() - self._began
 
     def update(self, count: float = 1, **values: float) -> None:
         """Adds to the meters of these names."""
@@ -64,6 +70,7 @@ class Meters:
         end = start
         for i, batch in enumerate(bar):
             waits.update(time.perf_counter() - end)
+            self._began = end
             shown = i % self.every == 0 or i == total - 1
             yield shown, batch
             steps.update(time.perf_counter() - end)

@@ -57,6 +57,8 @@ def main(args: argparse.Namespace) -> None:
     if args.resume:
         resume(accelerator, args.resume)
     describe(accelerator, images, args)
+    if progress.epoch >= args.epochs and not args.test_only:
+        accelerator.print(f"{progress.epoch} epochs are done: --epochs asks no more")
 
     def test() -> dict[str, float]:
         return {
@@ -132,13 +134,15 @@ def train_epoch(
 ) -> dict[str, Any]:
     """One pass over the training images; returns the row of metrics.csv.
 
-    Losses are read at the steps that are printed: reading one waits for the device.
+    Losses are read at each step on the CPU; on an accelerator, where reading waits for
+    the device, at the steps that are printed.
     """
     model.train()
     meters = Meters(f"Epoch: [{epoch}]", args.print_freq, accelerator.is_main_process)
     layers = Meters("layers", args.print_freq, False)
     learning_rate = optimizer.param_groups[0]["lr"]
     start, seen, right = time.perf_counter(), 0, torch.zeros(())
+    on_cpu = accelerator.device.type == "cpu"
     for shown, (images, targets) in meters.over(loader):
         with accelerator.accumulate(model):
             outputs = model(images)
@@ -149,20 +153,21 @@ def train_epoch(
             optimizer.step()
             optimizer.zero_grad()
         seen += len(images)
-        right = right.to(outputs.device) + outputs.argmax(1).eq(targets).sum()
-        speed = seen * accelerator.num_processes / (time.perf_counter() - start)
-        if shown:
+        correct = outputs.argmax(1).eq(targets).sum()
+        right = right.to(outputs.device) + correct
+        if shown or on_cpu:
             stats = attachment.stats()
             check_loss(stats)
             meters.update(
+                len(images),
                 lr=learning_rate,
                 loss=stats["total_loss"],
                 task=stats["task_loss"],
                 inv=sum(stats["layers"].values()) / len(stats["layers"]),
-                acc1=100 * right.item() / seen,
-                **{"img/s": speed},
+                acc1=100 * correct.item() / len(images),
+                **{"img/s": len(images) * accelerator.num_processes / meters.seconds},
             )
-            layers.update(**stats["layers"])
+            layers.update(len(images), **stats["layers"])
     losses = {name: meter.mean for name, meter in layers.meters.items()}
     cells = " | ".join(f"{name} {value:.3f}" for name, value in losses.items())
     accelerator.print(f"inv[{cells}] alpha {attachment.stats()['alpha']:.3f}")
@@ -173,7 +178,9 @@ def train_epoch(
         "task_loss": meters["task"],
         "invariance_loss": meters["inv"],
         "train_acc1": 100 * right.item() / seen,
-        "images_per_second": speed,
+        "images_per_second": seen
+        * accelerator.num_processes
+        / (time.perf_counter() - start),
         **{f"layer:{name}": value for name, value in losses.items()},
     }
 
@@ -266,7 +273,6 @@ def loaders(
     workers = 0 if in_memory else min(args.workers, os.cpu_count() or 1)
     common: dict[str, Any] = {
         "num_workers": workers,
-        "persistent_workers": workers > 0,
         "pin_memory": torch.cuda.is_available(),
     }
     train = DataLoader(images.train, args.batch_size, shuffle=True, **common)
@@ -304,6 +310,8 @@ def save(
         "model_args": options,
         "mean": list(preset.mean),
         "std": list(preset.std),
+        "resize": preset.resize,
+        "crop": preset.crop,
     }
     accelerator.save(content, output / "model.pth")
 
@@ -315,6 +323,8 @@ def resume(accelerator: Accelerator, folder: str) -> None:
         FileNotFoundError: there is no such folder.
         ValueError: it belongs to another network.
     """
+    if (Path(folder) / "checkpoint").is_dir():
+        folder = str(Path(folder) / "checkpoint")
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"--resume {folder} is no folder; give OUTPUT_DIR/checkpoint of a run"
@@ -338,7 +348,7 @@ def check_loss(stats: dict[str, Any]) -> None:
     if loss != loss or abs(loss) == float("inf"):
         raise FloatingPointError(
             f"the loss is {loss} (task {stats['task_loss']}, layers "
-            f"{stats['layers']}); the last checkpoint is whole; try a lower --lr"
+            f"{stats['layers']}); what was saved stays whole; try a lower --lr"
         )
 
 
@@ -419,4 +429,7 @@ def _hyphens(argument: str) -> str:
 
 
 if __name__ == "__main__":
-    main(parse(sys.argv[1:]))
+    try:
+        main(parse(sys.argv[1:]))
+    except (ValueError, TypeError, KeyError, OSError, ArithmeticError) as error:
+        sys.exit(f"train.py: error: {error}")

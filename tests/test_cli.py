@@ -1,5 +1,6 @@
 """The command line on real files: layers, score, report, and its errors."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -193,3 +194,37 @@ def test_a_broken_image_is_named(saved, pictures, tmp_path, capsys):
     (pictures / "class0" / "broken.png").write_bytes(b"no image")
     assert score(saved, pictures, tmp_path / "out") == 1
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_sizes_must_fit(saved, pictures, tmp_path, capsys):
+    """A crop larger than the image would be padded with black."""
+    assert score(saved, pictures, tmp_path / "out", "--resize", "20") == 1
+    assert "--crop 24 is larger than --resize 20" in capsys.readouterr().err
+
+
+def test_one_image_has_nothing_to_be_compared_with(saved, pictures, tmp_path, capsys):
+    """No picture of nothing."""
+    (alone := tmp_path / "alone").mkdir()
+    (pictures / "class0" / "0.png").rename(alone / "0.png")
+    assert score(saved, alone, tmp_path / "out") == 1
+    assert "nothing to compare" in capsys.readouterr().err
+
+
+def test_a_report_does_not_write_into_its_sources(saved, pictures, tmp_path, capsys):
+    """Its scores.csv would take the place of one of them."""
+    score(saved, pictures, tmp_path / "one")
+    assert (
+        main(["report", str(tmp_path / "one"), "--output", str(tmp_path / "one")]) == 1
+    )
+    assert "is one of the folders to report on" in capsys.readouterr().err
+
+
+def test_checkpoints_of_torchvisions_script(saved, tmp_path, capsys):
+    """They hold an argparse.Namespace beside the weights."""
+    content = {"model": SmallNet().state_dict(), "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    arguments = ["layers", "--model", str(saved), "--crop", "12", "--weights"]
+    assert main([*arguments, str(tmp_path / "checkpoint.pth")]) == 0
+    (tmp_path / "text.pth").write_text("no weights")
+    assert main([*arguments, str(tmp_path / "text.pth")]) == 1
+    assert "holds no weights" in capsys.readouterr().err

@@ -42,6 +42,19 @@ def test_averaged_models_follow_and_score_as_stock(net, loader):
     assert attached(net).stats()["missed"] == 0
 
 
+def test_a_look_at_the_network_itself_leaves_the_step_open(net, batch):
+    """A forward under no_grad between ours and the criterion, in training mode."""
+    images, targets = batch
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, **AS_THEY_ARE)
+    output = net(images)
+    with torch.no_grad():
+        net(images.flip(3))
+    criterion(output, targets).backward()
+    stats = attached(net).stats()
+    assert (stats["criterion_calls"], stats["missed"]) == (1, 0)
+
+
 def test_a_frozen_teacher_in_the_step_changes_nothing(net, batch):
     """Another network's forward between ours and the criterion is not ours."""
     images, _ = batch

@@ -114,10 +114,8 @@ def test_gradcheck(correction):
 def test_differentiable_once():
     """A second derivative raises instead of being wrong."""
     values = activations(4, (3,)).requires_grad_()
-    loss = invariance_loss(values, 2).square()
-    (grad,) = torch.autograd.grad(loss, values, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(invariance_loss(values, 2), values, create_graph=True)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4])

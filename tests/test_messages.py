@@ -67,6 +67,8 @@ REFUSED_AT_ATTACH = [
     ({"scheme": 3}, TypeError, "a name, a Scheme or a callable, got int"),
     ({"mean": 0.5}, ValueError, "give mean and std together"),
     ({"mean": 0.5, "std": 0.0}, ValueError, "std must be positive"),
+    ({"num_views": 2.5}, TypeError, "num_views must be an int, got 2.5"),
+    ({"criterion": nn.CrossEntropyLoss}, TypeError, "instance: CrossEntropyLoss()"),
     ({"criterion": 3}, TypeError, "criterion must be a module, a callable, or None"),
     ({"criterion": OverridesCall()}, TypeError, "overrides __call__, which bypasses"),
 ]
@@ -79,8 +81,10 @@ def test_attach_refuses(net, change, error, message):
     with pytest.raises(error, match=re.escape(message)):
         attach(net, **arguments)
     criterion = arguments["criterion"]
+    assert isinstance(nn.CrossEntropyLoss, type)
     assert not hooks_of(net)
-    assert not isinstance(criterion, nn.Module) or not hooks_of(criterion)
+    if isinstance(criterion, nn.Module):
+        assert not hooks_of(criterion)
     assert attached(net) is None
 
 
@@ -131,6 +135,19 @@ def test_bad_batches(net, batch, images, options, message):
     if not options:
         criterion(net(batch[0]), batch[1]).backward()
         assert attached(net).stats()["missed"] == 0
+
+
+def test_a_class_instead_of_a_network():
+    """The parentheses were forgotten."""
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got <class"):
+        attach(SmallNet, nn.CrossEntropyLoss())
+
+
+def test_pixels_from_0_to_255(net):
+    """Floats that were never scaled."""
+    attach(net, nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match="look like 0 to 255: divide them by 255"):
+        net(torch.rand(4, 3, 12, 12) * 255)
 
 
 def test_a_guess_needs_a_known_number_of_channels():

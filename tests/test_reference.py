@@ -78,15 +78,16 @@ def test_a_run_writes_its_metrics_and_its_network(train, tmp_path, capsys):
     assert saved["model_args"] == {"num_classes": 10, "width": 0.04}
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(train, tmp_path):
+@pytest.mark.parametrize(
+    "data", [[], ["--dataset", "fake", "--workers", 1]], ids=["in memory", "worker"]
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(train, tmp_path, data):
     """Two epochs at once and one after the other: the same weights, bit for bit."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = [*TINY, "--lr-scheduler", "exponentiallr", "--lr-gamma", 0.5]
+    common = [*TINY, *data, "--lr-scheduler", "exponentiallr", "--lr-gamma", 0.5]
     train(*common, "--epochs", 2, "--output-dir", whole)
     train(*common, "--epochs", 1, "--output-dir", parts)
-    train(
-        *common, "--epochs", 2, "--output-dir", parts, "--resume", parts / "checkpoint"
-    )
+    train(*common, "--epochs", 2, "--output-dir", parts, "--resume", parts)
     expected, got = (
         torch.load(folder / "model.pth", weights_only=True)["model"]
         for folder in (whole, parts)
