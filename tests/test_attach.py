@@ -214,6 +214,19 @@ def test_a_function_is_found_by_its_name(net, batch, name):
     assert getattr(home, name) is stock
 
 
+def test_nll_loss_of_a_network_that_ends_in_log_softmax(net, batch):
+    """The classic MNIST script: F.nll_loss on log-probabilities."""
+    images, targets = batch
+    model = nn.Sequential(net, nn.LogSoftmax(1))
+    with attach(model, F.nll_loss, **AS_THEY_ARE) as attachment:
+        F.nll_loss(model(images), targets).backward()
+        stats = attachment.stats()
+    assert (stats["criterion_calls"], list(stats["layers"])) == (
+        1,
+        ["0.features.2", "0.features.4"],
+    )
+
+
 def test_any_other_callable_is_returned_wrapped(net, batch):
     """For a lambda the loop calls what attach returned."""
     images, targets = batch

@@ -63,12 +63,15 @@ def ddp(rank, wrapper, order):
     return result
 
 
-def prepared(rank):
+def prepared(rank, order):
     logging.disable()
     net, criterion = network(), nn.CrossEntropyLoss()
     accelerator = Accelerator(cpu=True)
-    attach(net, criterion, scheme=mirror, **OPTIONS)
+    if order == "before":
+        attach(net, criterion, scheme=mirror, **OPTIONS)
     model = accelerator.prepare(net)
+    if order == "after":
+        attach(model, criterion, scheme=mirror, **OPTIONS)
     assert isinstance(model, DistributedDataParallel)
     return steps(net, model, criterion, rank)
 
@@ -97,9 +100,10 @@ def test_each_rank_is_one_process_given_its_rows(wrapper, order):
     check(processes.run(ddp, 2, wrapper, order))
 
 
-def test_accelerator_prepare():
-    """`accelerator.prepare` after attach gives the same losses and gradients."""
-    check(processes.run(prepared, 2))
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_accelerator_prepare(order):
+    """On either side of `accelerator.prepare`, the same losses and gradients."""
+    check(processes.run(prepared, 2, order))
 
 
 def draws(rank):
