@@ -6,6 +6,7 @@ taken, after the forward the caller gets the first view's rows, and after the cr
 the losses of all views become the objective.
 """
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -128,7 +129,8 @@ class Attachment(Objective):
         super().__init__(model, **settings)
         self.model = model
         self._outputs: Outputs | None = None
-        self._warned_evaluation = False
+        self._warned_evaluation = self._warned_ended = False
+        self._ended: list[weakref.ref[Tensor]] = []
         try:
             self._criterion = (
                 None
@@ -178,6 +180,7 @@ class Attachment(Objective):
         """Lets go of all that is held of the step."""
         super().release()
         if self._outputs is not None:
+            self._ended = [weakref.ref(t) for t in self._outputs.returned()]
             self._outputs.release()
             self._outputs = None
 
@@ -224,6 +227,7 @@ class Attachment(Objective):
 
     def _match(self, args: Sequence[Any], kwargs: Any) -> Call | None:
         if self._outputs is None:
+            self._watch_ended((args, kwargs))
             return None
         return Call(self._outputs, self.num_views, args, kwargs) or None
 
@@ -270,6 +274,18 @@ class Attachment(Objective):
     def _refuse_dense(self, target: Tensor) -> None:
         if self.num_views > 1 or self.first_view == "augmented":
             refuse_dense(self.scheme, target, self._images)
+
+    def _watch_ended(self, arguments: Any) -> None:
+        """Warns once if the criterion is called on outputs of a step that has ended."""
+        leaves = pytree.tree_leaves(arguments)
+        if not self._warned_ended and any(
+            r() is x for r in self._ended for x in leaves
+        ):
+            self._warned_ended = True
+            logger.warning(
+                "the criterion was called on outputs whose step had ended (with its "
+                "backward, or with another forward): that call returned the stock loss"
+            )
 
     def _watch_evaluation(self, output: Any) -> None:
         """Warns once if a network in evaluation mode is trained past the plugin."""

@@ -94,6 +94,10 @@ class Outputs:
         """Output `index` of view v, cast and viewed as the caller did with view 0."""
         return self._views[index][v].reshape(like.shape).to(like)
 
+    def returned(self) -> list[Tensor]:
+        """The tensors that the caller got."""
+        return [views[0] for views in self._views.values()]
+
     def release(self) -> None:
         """Lets go of the tensors, and with them of the graph."""
         self._views.clear()

@@ -63,3 +63,15 @@ def test_a_backward_after_the_next_forward(net, batch):
     assert stats["criterion_calls"] == 2
     assert second.item() == stats["total_loss"]
     assert stats["total_loss"] != stats["task_loss"]
+
+
+def test_a_criterion_call_after_the_backward_is_said_to_be_stock(net, batch, caplog):
+    """With retain_graph, a second call on the same output has no views any more."""
+    images, targets = batch
+    _, criterion = attach(net, nn.CrossEntropyLoss(), **OPTIONS)
+    output = net(images)
+    criterion(output, targets).backward(retain_graph=True)
+    caplog.clear()
+    for _ in range(2):
+        criterion(output, targets).backward(retain_graph=True)
+    assert caplog.text.count("returned the stock loss") == 1

@@ -76,9 +76,12 @@ def test_every_order_gives_the_eager_losses(net, batch, order, backend):
     check(net, batch, order, backend)
 
 
-def test_inductor(net, batch):
-    """The default backend, once."""
-    check(net, batch, "attach, compile", "inductor")
+@pytest.mark.parametrize(
+    "order", [ORDERS[0], *(pytest.param(o, marks=pytest.mark.all) for o in ORDERS[1:])]
+)
+def test_inductor(net, batch, order):
+    """The default backend."""
+    check(net, batch, order, "inductor")
 
 
 @pytest.mark.parametrize("order", ORDERS)
