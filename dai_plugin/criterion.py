@@ -66,9 +66,9 @@ class Outputs:
             )
         self.primary = min(self._views)
         self._leaves = {_key(views[0]): i for i, views in self._views.items()}
-        first = [self._views[i][0] if i in self._views else leaf
-                 for i, leaf in enumerate(leaves)]  # fmt: skip
-        self.first: Any = pytree.tree_unflatten(first, structure)
+        for i, views in self._views.items():
+            leaves[i] = views[0]
+        self.first: Any = pytree.tree_unflatten(leaves, structure)
 
     def _split(self, leaf: Tensor, num_views: int) -> list[Tensor]:
         if num_views == 1:

@@ -69,9 +69,8 @@ class LayerHooks:
     def __init__(
         self, base: nn.Module, names: Iterable[str], correction: int, keep: bool
     ) -> None:
-        self.base, self.names, self.correction, self.keep = (
-            base, list(names), correction, keep
-        )  # fmt: skip
+        self.base, self.names = base, list(names)
+        self.correction, self.keep = correction, keep
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
         self.armed = False
         self._graph = True

@@ -1,11 +1,16 @@
 """Small networks and a plain training loop, as many tests use them."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+TINY = ["--model", "allcnn", "--width", "0.04", "--batch-size", "128", "--flip", "0"]
 
 
 class SmallNet(nn.Module):
@@ -46,6 +51,20 @@ def loader():
     images = torch.rand(10, 3, 12, 12, generator=generator)
     labels = torch.randint(5, (10,), generator=generator)
     return DataLoader(TensorDataset(images, labels), batch_size=4)
+
+
+@pytest.fixture
+def train(monkeypatch):
+    """The script's `main` on a command line, in this process."""
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    import train
+
+    def run(*arguments):
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._reset_state()
+        train.main(train.parse(["--device", "cpu", *map(str, arguments)]))
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import kornia.augmentation as K
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SmallNet
+from conftest import REFERENCE, TINY, SmallNet
 from torch import nn
 
 from dai_plugin import (
@@ -323,3 +323,43 @@ def test_functions_refuse(call, error, message):
     """Pure functions say what they received."""
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+WRONG = {
+    "no data": (
+        ["--dataset", "imagefolder", "--data-path", "nowhere"],
+        FileNotFoundError,
+        "the folder --data-path nowhere does not exist",
+    ),
+    "no classes": (
+        ["--dataset", "imagefolder", "--data-path", REFERENCE],
+        FileNotFoundError,
+        "needs the folders train and val",
+    ),
+    "no model": (["--model", "allcnm"], ValueError, "no model 'allcnm'; there are"),
+    "no width": (["--width", "2"], ValueError, "resnet18 has no width factor"),
+    "no run": ([*TINY, "--resume", "nowhere"], FileNotFoundError, "is no folder"),
+    "no scheme": ([*TINY[:4], "--scheme", "wild"], ValueError, "unknown scheme 'wild'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(train, tmp_path, arguments, error, message):
+    """A named error before anything is written."""
+    output = tmp_path / "run"
+    with pytest.raises(error, match=message):
+        train(*arguments, "--output-dir", output)
+    assert not output.exists()
+
+
+def test_a_checkpoint_of_another_model(train, tmp_path):
+    """The network that the checkpoint lacks is named."""
+    train(*TINY, "--epochs", 1, "--output-dir", tmp_path)
+    with pytest.raises(ValueError, match="the checkpoint of another network"):
+        train(*TINY, "--width", 0.05, "--resume", tmp_path / "checkpoint")
+
+
+def test_a_loss_that_is_no_number(train, tmp_path):
+    """A learning rate that blows up stops the run with its name."""
+    with pytest.raises(FloatingPointError, match="try a lower --lr"):
+        train(*TINY, "--epochs", 3, "--lr", 1e18, "--output-dir", tmp_path)

@@ -4,29 +4,11 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from conftest import REFERENCE, TINY
 from PIL import Image
-
-REFERENCE = Path(__file__).parents[1] / "reference"
-TINY = ["--model", "allcnn", "--width", "0.04", "--batch-size", "128", "--flip", "0"]
-
-
-@pytest.fixture
-def train(monkeypatch):
-    """The script's `main` on a command line, in this process."""
-    monkeypatch.syspath_prepend(str(REFERENCE))
-    import train
-
-    def run(*arguments):
-        for state in (AcceleratorState, GradientState, PartialState):
-            state._reset_state()
-        train.main(train.parse(["--device", "cpu", *map(str, arguments)]))
-
-    return run
 
 
 def launch(*arguments, launcher=("accelerate.commands.launch", "--cpu")):
@@ -144,43 +126,3 @@ def test_a_torchvision_model_on_noise(train, tmp_path):
     )  # fmt: skip
     (row,) = read(tmp_path)
     assert "layer:layer4" in row
-
-
-WRONG = {
-    "no data": (
-        ["--dataset", "imagefolder", "--data-path", "nowhere"],
-        FileNotFoundError,
-        "the folder --data-path nowhere does not exist",
-    ),
-    "no classes": (
-        ["--dataset", "imagefolder", "--data-path", REFERENCE],
-        FileNotFoundError,
-        "needs the folders train and val",
-    ),
-    "no model": (["--model", "allcnm"], ValueError, "no model 'allcnm'; there are"),
-    "no width": (["--width", "2"], ValueError, "resnet18 has no width factor"),
-    "no run": ([*TINY, "--resume", "nowhere"], FileNotFoundError, "is no folder"),
-    "no scheme": ([*TINY[:4], "--scheme", "wild"], ValueError, "unknown scheme 'wild'"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "error", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_arguments(train, tmp_path, arguments, error, message):
-    """A named error before anything is written."""
-    output = tmp_path / "run"
-    with pytest.raises(error, match=message):
-        train(*arguments, "--output-dir", output)
-    assert not output.exists()
-
-
-def test_a_checkpoint_of_another_model(train, tmp_path):
-    """The network that the checkpoint lacks is named."""
-    train(*TINY, "--epochs", 1, "--output-dir", tmp_path)
-    with pytest.raises(ValueError, match="the checkpoint of another network"):
-        train(*TINY, "--width", 0.05, "--resume", tmp_path / "checkpoint")
-
-
-def test_a_loss_that_is_no_number(train, tmp_path):
-    """A learning rate that blows up stops the run with its name."""
-    with pytest.raises(FloatingPointError, match="try a lower --lr"):
-        train(*TINY, "--epochs", 3, "--lr", 1e18, "--output-dir", tmp_path)
