@@ -11,9 +11,10 @@ from dai_plugin.attachment import (
     attached,
 )
 from dai_plugin.layers import select_layers
-from dai_plugin.loss import class_invariance_loss, invariance_loss, layer_weights
+from dai_plugin.loss import class_invariance_loss, invariance_loss
 from dai_plugin.schemes import Scheme
 from dai_plugin.scores import invariance_scores
+from dai_plugin.weights import layer_weights
 
 __version__ = "0.1.0"
 __all__ = [

@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 from dai_plugin.criterion import Call, CriterionHooks, Outputs, raising
 from dai_plugin.hooks import Hook, in_backward, logger
 from dai_plugin.layers import Layers, unwrap
-from dai_plugin.loss import Law
 from dai_plugin.normalization import Statistics
 from dai_plugin.objective import NO_DATA_PARALLEL, Objective, Schedule, When
 from dai_plugin.schemes import Scheme, Transform, moves_pixels
 from dai_plugin.views import FirstView, repeat_targets
+from dai_plugin.weights import Law
 
 
 def attach(

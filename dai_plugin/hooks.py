@@ -1,9 +1,10 @@
 """Activations become per-layer losses inside the forward hooks of the chosen layers.
 
-A loss is computed while its activation is fresh, so that neither a later in-place
-operation nor a second call of the same module can change what is measured. Hooks are
-inert in copies and pickles of the network, follow replaced modules by name, and keep
-nothing of a step once its backward has begun.
+The sums of a loss are taken while its activation is fresh, so that neither a later
+in-place operation nor a second call of the same module can change what is measured. The
+network goes on with the alias that `tap` returns. Hooks are inert in copies and pickles
+of the network, follow replaced modules by name, and keep nothing of a step once its
+backward has begun.
 """
 
 import logging
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import resolve
-from dai_plugin.loss import class_invariance_loss, invariance_loss
+from dai_plugin.loss import class_invariance_loss, variance_ratio
+from dai_plugin.variance import Views, tap
 
 logger = logging.getLogger("dai_plugin")
 
@@ -74,7 +76,7 @@ class LayerHooks:
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
         self.armed = False
         self._graph = True
-        self._num_views = self.rows = 1
+        self.rows, self._groups = 1, Views(1, 1, correction)
         self._warned: set[str] = set()
         self.clear()
         self._bind()
@@ -87,20 +89,18 @@ class LayerHooks:
         """
         self.clear()
         self._bind()
-        self.rows, self._num_views, self._graph = rows, num_views, graph
+        self.rows, self._graph = rows, graph
+        self._groups = Views(num_views, rows, self.correction)
         self.armed = True
 
-    def disarm(self) -> dict[str, Tensor]:
-        """The losses of the forward that ended, in the order of firing.
-
-        A layer that fired several times appears as "name", "name:1", and so on.
+    def disarm(self) -> None:
+        """Ends the forward.
 
         Raises:
             RuntimeError: a chosen layer did not fire.
         """
         self.armed = False
-        losses = self._losses
-        silent = [name for name in self.names if name not in losses]
+        silent = [name for name in self.names if name not in self._sums]
         if silent:
             self.clear()
             raise RuntimeError(
@@ -109,7 +109,17 @@ class LayerHooks:
                 "in every training forward. If the network was compiled before "
                 "attach, compile it afterwards"
             )
-        return losses
+
+    @property
+    def fired(self) -> list[str]:
+        """The calls in their order: a layer's second is "name:1", and so on."""
+        return list(self._sums)
+
+    def losses(self) -> Tensor:
+        """The invariance losses `[calls]` of the forward that ended."""
+        sums = list(self._sums.values())
+        stacked = torch.stack([each.to(sums[-1].device) for each in sums])
+        return variance_ratio(stacked, self._groups.degrees)
 
     def check(self) -> None:
         """Checks that no measured activation was overwritten since.
@@ -137,7 +147,7 @@ class LayerHooks:
     def drop(self, names: Iterable[str]) -> None:
         """Leaves layers out from now on."""
         for key in names:
-            self._losses.pop(key, None)
+            self._sums.pop(key, None)
             self._watched.pop(key, None)
             self._activations.pop(key, None)
             name = key.split(":")[0]
@@ -145,17 +155,18 @@ class LayerHooks:
                 self._bound.pop(name)[1].remove()
                 self.names.remove(name)
 
-    def class_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Class-wise losses of the kept activations; `labels` are `[rows]`."""
-        return {
-            name: class_invariance_loss(a, labels, correction=self.correction)
-            for name, a in self._activations.items()
-        }
+    def class_losses(self, labels: Tensor) -> Tensor:
+        """Class-wise losses `[calls]` of the kept activations; `labels` `[rows]`."""
+        losses = [
+            class_invariance_loss(a, labels, correction=self.correction)
+            for a in self._activations.values()
+        ]
+        return torch.stack([loss.to(losses[-1].device) for loss in losses])
 
     def clear(self) -> None:
-        """Forgets the step: losses, and whatever is held of its activations."""
+        """Forgets the step: sums, and whatever is held of its activations."""
         self.armed = False
-        self._losses: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._activations: dict[str, Tensor] = {}
 
@@ -178,15 +189,17 @@ class LayerHooks:
             hook = Hook(lambda _, __, output, name=name: self._fired(name, output))
             self._bound[name] = (module, module.register_forward_hook(hook))
 
-    def _fired(self, name: str, output: Any) -> None:
+    def _fired(self, name: str, output: Any) -> Any:
         if self.armed:
-            self._measure(name, output)
-        elif torch.is_grad_enabled() and in_backward():
+            return self._measure(name, output)
+        if torch.is_grad_enabled() and in_backward():
             # Activation checkpointing runs the layer again: it must save what it saved
-            # the first time. The result is dropped.
-            self._loss(find_rows(name, output, self.rows))
+            # the first time. The sums are dropped.
+            activation = find_rows(name, output, self.rows)
+            return _replaced(output, activation, self._tap(activation)[0])
+        return None
 
-    def _measure(self, name: str, output: Any) -> None:
+    def _measure(self, name: str, output: Any) -> Any:
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 f"the layer {name!r} ran without gradients inside a training forward; "
@@ -202,22 +215,29 @@ class LayerHooks:
                 "invariance loss is reported but trains nothing",
                 name,
             )
-        self._losses[key] = self._loss(activation)
+        alias, self._sums[key] = self._tap(activation)
         if self.keep:
             self._activations[key] = activation
         if not torch.compiler.is_compiling():
             # Weakly: with activation checkpointing it is not to outlive its block.
             self._watched[key] = (weakref.ref(activation), activation._version)
+        return _replaced(output, activation, alias)
 
-    def _loss(self, activation: Tensor) -> Tensor:
+    def _tap(self, activation: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network goes on with, and the sums of the layer."""
         with torch.set_grad_enabled(self._graph):
-            return invariance_loss(
-                activation, self._num_views, correction=self.correction
-            )
+            return tap(activation, self._groups)
 
     def _key(self, name: str) -> str:
-        calls = sum(key.split(":")[0] == name for key in self._losses)
+        calls = sum(key.split(":")[0] == name for key in self._sums)
         return f"{name}:{calls}" if calls else name
+
+
+def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
+    """The layer's output with one tensor exchanged; None leaves it as it is."""
+    if new is old:
+        return None
+    return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
 
 
 def find_rows(name: str, output: Any, rows: int) -> Tensor:

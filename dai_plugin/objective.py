@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from dai_plugin.hooks import LayerHooks, hooked
 from dai_plugin.layers import Layers, select_layers, unwrap
-from dai_plugin.loss import Law, spread_weights
 from dai_plugin.normalization import (
     Normalization,
     Statistics,
@@ -26,6 +25,7 @@ from dai_plugin.normalization import (
 )
 from dai_plugin.schemes import Scheme, Transform, find_scheme
 from dai_plugin.views import FirstView, expand, mix_seed
+from dai_plugin.weights import Law, spread_weights
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -82,12 +82,9 @@ class Objective:
         spread_weights(*self._law, self._chosen, self._chosen)
         self._hooks = LayerHooks(self.base, self._chosen, correction, keep=beta > 0)
         self._weights: dict[Any, Tensor] = {}
-        self._losses: dict[str, Tensor] = {}
-        self._last: dict[str, Any] = {
-            "layers": {},
-            "task_loss": None,
-            "total_loss": None,
-        }
+        self._fired: list[str] = []
+        self._losses: Tensor | None = None
+        self._last: dict[str, Any] = dict.fromkeys(("losses", "task", "total"))
         self._forwards = self._calls = self._missed = 0
         self._step = self._images = 0
         self._multiplier = 1.0
@@ -142,9 +139,11 @@ class Objective:
 
     def measured(self) -> None:
         """Ends the forward of a step: takes over the losses of its layers."""
-        self._losses = self._hooks.disarm()
+        self._hooks.disarm()
         if not self._started:
             self._prune()
+        self._fired, self._losses = self._hooks.fired, self._hooks.losses()
+        if not self._started:
             self._notice()
             self._started = True
 
@@ -163,6 +162,7 @@ class Objective:
         self._open = False
         total = self.factor * task
         if self._multiplier * self.alpha > 0:
+            assert self._losses is not None
             terms = self._weighted(self._losses, self.alpha, task.device)
             total = total + scale * self._multiplier * terms
         if self._multiplier * self.beta > 0:
@@ -172,9 +172,9 @@ class Objective:
             terms = self._weighted(losses, self.beta, task.device)
             total = total + scale * self._multiplier * terms
         self._last = {
-            "layers": {name: loss.detach() for name, loss in self._losses.items()},
-            "task_loss": task.detach(),
-            "total_loss": total.detach(),
+            "losses": None if self._losses is None else self._losses.detach(),
+            "task": task.detach(),
+            "total": total.detach(),
         }
         if total.requires_grad:
             release = functools.partial(self._release_step, self._step)
@@ -184,7 +184,7 @@ class Objective:
     def release(self) -> None:
         """Lets go of all that is held of the step."""
         self._hooks.clear()
-        self._losses = {}
+        self._losses = None
 
     def _release_step(self, step: int, _: Tensor) -> None:
         if step == self._step:
@@ -220,13 +220,15 @@ class Objective:
             each once), "missed" (those that did not), "layers" ({name: last invariance
             loss}), "task_loss", "total_loss", and "alpha" and "beta" as scheduled.
         """
+        losses = self._last["losses"]
+        values = [] if losses is None else losses.tolist()
         return {
             "forwards": self._forwards,
             "criterion_calls": self._calls,
             "missed": self._missed,
-            "layers": {name: v.item() for name, v in self._last["layers"].items()},
-            "task_loss": _mean(self._last["task_loss"]),
-            "total_loss": _mean(self._last["total_loss"]),
+            "layers": dict(zip(self._fired, values, strict=False)),
+            "task_loss": _mean(self._last["task"]),
+            "total_loss": _mean(self._last["total"]),
             "alpha": self._multiplier * self.alpha,
             "beta": self._multiplier * self.beta,
         }
@@ -302,18 +304,17 @@ class Objective:
             )
         return multiplier
 
-    def _weighted(
-        self, losses: dict[str, Tensor], total: float, device: torch.device
-    ) -> Tensor:
-        key = (*losses, total, device)
+    def _weighted(self, losses: Tensor, total: float, device: torch.device) -> Tensor:
+        key = (*self._fired, total, device, losses.dtype)
         if key not in self._weights:
             # Kept on the device, because a copy from the host would wait for it.
-            weights = spread_weights(*self._law, self._chosen, list(losses))
-            self._weights[key] = total * torch.tensor(
-                weights, device=device, dtype=torch.float64
+            weights = spread_weights(*self._law, self._chosen, self._fired)
+            self._weights[key] = torch.tensor(
+                [total * weight for weight in weights],
+                device=device,
+                dtype=losses.dtype,
             )
-        values = torch.stack([loss.to(device) for loss in losses.values()])
-        return (values * self._weights[key].to(values.dtype)).sum()
+        return torch.dot(losses.to(device), self._weights[key])
 
     def _prune(self) -> None:
         """Lets "auto" leave out what the network overwrites in place."""
@@ -322,7 +323,7 @@ class Objective:
             return
         self._hooks.drop(spoiled)
         logger.info("left out, because overwritten in place: %s", ", ".join(spoiled))
-        if not self._losses:
+        if not self._hooks.fired:
             raise RuntimeError(
                 "every layer that layers='auto' chose is overwritten in place by a "
                 f"later operation: {spoiled}; name layers with layers="
@@ -332,10 +333,10 @@ class Objective:
         if self._rank:
             return
         rows = self._hooks.rows
-        weights = spread_weights(*self._law, self._chosen, list(self._losses))
+        weights = spread_weights(*self._law, self._chosen, self._fired)
         layers = ", ".join(
             f"{name} {self.alpha * weight:.3g}"
-            for name, weight in zip(self._losses, weights, strict=True)
+            for name, weight in zip(self._fired, weights, strict=True)
         )
         local = _distributed() and dist.get_world_size() > 1
         parts = [
@@ -343,7 +344,7 @@ class Objective:
             f"step, {self.num_views} times the network's compute for this batch size",
             f"loss = {1 - self.alpha - self.beta:g} task + {self.alpha:g} invariance"
             + (f" + {self.beta:g} class invariance" if self.beta else ""),
-            f"{len(self._losses)} layers and weights: {layers}",
+            f"{len(self._fired)} layers and weights: {layers}",
             f"scheme: {self.scheme} ({self.first_view} first view)",
             f"normalisation: {self._normalization}",
         ]

@@ -1,0 +1,214 @@
+"""The two sums of squares of a layer, and the tap that takes them on the way.
+
+Rows are taken less one of them before anything is squared, which is exact for near
+values: a large mean with a small deviation costs no digits.
+
+`tap` returns an alias of the activations, through which the network goes on, beside the
+sums. Its backward therefore gets the gradient of the network and adds its own in the
+same pass: the activations are read once in the forward; they and the gradient are read
+once and the sum is written once in the backward. A side branch would pass over them
+half as often again, because autograd adds its gradient in passes of their own.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Elements a block of columns holds: it should stay in a CPU's cache, while on an
+# accelerator every further block costs launches.
+_BLOCK_CPU = 2**20
+_BLOCK_ACCELERATOR = 2**24
+
+
+class Views:
+    """Groups of rows that are views of one image, in view-major order.
+
+    Attributes:
+        degrees: N, or N - 1 with the correction; divides the sum about the mean.
+    """
+
+    def __init__(self, num_views: int, rows: int, correction: int) -> None:
+        self.num_views = num_views
+        self.degrees = max(rows - correction, 1)
+        pairs = rows - rows // num_views if correction else rows
+        self._weight = 1 / max(pairs, 1)
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Weighted squares within groups, plain squares about the mean of all rows."""
+        first, apart = self._apart(rows)
+        drift = apart.mean(0)
+        within = _squares(apart) - self.num_views * _squares(drift)
+        means = (first - first[:1]).detach() + drift
+        between = _squares(means - means.mean(0)) * self.num_views
+        return torch.stack([self._weight * within, within + between])
+
+    def gradient(self, rows: Tensor, within: Tensor, squares: Tensor) -> Tensor:
+        """Gradient for the rows, given those for the two sums."""
+        within, squares = 2 * within * self._weight, 2 * squares
+        first, apart = self._apart(rows)
+        drift = apart.mean(0)
+        offset = first - first[:1]
+        offset -= (offset + drift).mean(0)
+        offset.mul_(squares).addcmul_(drift, -within)
+        torch.addcmul(offset, apart, within + squares, out=apart)
+        return apart.flatten(0, 1)
+
+    def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The first view `[B, d]`, and all views less it `[M, B, d]`.
+
+        The first view stands near the mean of its group, so that squares about it lose
+        next to no digits when they are carried over to the mean.
+        """
+        groups = torch.unflatten(rows, 0, (self.num_views, -1))
+        return groups[0], groups - groups[0].detach()
+
+
+class Classes:
+    """Groups of rows that share a label; the labels are never read on the host.
+
+    Attributes:
+        degrees: as in `Views`.
+    """
+
+    def __init__(self, labels: Tensor, correction: int) -> None:
+        self.degrees = max(labels.shape[0] - correction, 1)
+        order = labels.argsort(stable=True)
+        ordered = labels[order]
+        starts = torch.ones_like(order)
+        starts[1:] = ordered[1:] != ordered[:-1]
+        self._group = torch.empty_like(order).scatter_(0, order, starts.cumsum(0) - 1)
+        zeros = torch.zeros(labels.shape, device=labels.device, dtype=torch.float64)
+        counts = zeros.index_add(0, self._group, torch.ones_like(zeros))
+        self._counts = counts.clamp(min=1)[:, None]
+        pairs = (counts - correction)[self._group]
+        groups = (counts > correction).sum().clamp(min=1)
+        self._weight = torch.where(pairs > 0, 1 / (pairs * groups), 0.0)[:, None]
+
+    def _deviations(self, rows: Tensor) -> Tensor:
+        sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
+        return rows - (sums / self._counts.to(rows.dtype))[self._group]
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Weighted squares within groups, plain squares about the mean of all rows."""
+        rows = rows - rows[:1].detach()
+        within = self._deviations(rows).square() * self._weight.to(rows.dtype)
+        return torch.stack([within.sum(), _squares(rows - rows.mean(0))])
+
+    def gradient(self, rows: Tensor, within: Tensor, squares: Tensor) -> Tensor:
+        """Gradient for the rows, given those for the two sums."""
+        rows = rows - rows[:1]
+        weight = 2 * within * self._weight.to(rows.dtype)
+        about_mean = (rows - rows.mean(0)) * (2 * squares)
+        return self._deviations(rows).mul_(weight).add_(about_mean)
+
+
+def tap(activations: Tensor, groups: Views | Classes) -> tuple[Tensor, Tensor]:
+    """The activations to go on with, and their sums `[2]`.
+
+    Args:
+        activations: `[N, ...]`, of any floating dtype and memory format.
+        groups: of the rows.
+
+    Returns:
+        An alias of the activations (themselves where that cannot be), and the squares
+        within groups (weighted so that they are a mean over groups) and about the mean
+        of all rows: float64 for float64 activations, else float32, differentiable once.
+    """
+    if torch.compiler.is_compiling():
+        # Plain operations fuse into their neighbours, and an in-place operation after
+        # them is found out instead of spoiling the gradient.
+        with torch.autocast(activations.device.type, enabled=False):
+            flat = _flat(activations).to(_statistics_dtype(activations))
+            return activations, groups.sums(flat)
+    alias, sums = _Tap.apply(activations, groups)
+    # Without a gradient there is nothing to add on the way back; and an alias of a view
+    # would hide from autograd what happens to the memory that it views.
+    aside = not alias.requires_grad or activations._is_view()
+    return activations if aside else alias, sums
+
+
+class _Tap(torch.autograd.Function):
+    """Sums on the way forward, the network's gradient and theirs on the way back.
+
+    Saves nothing but the activations, which the network keeps anyway; group means are
+    computed again in the backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, activations: Tensor, groups: Views | Classes
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(activations.device.type, enabled=False):
+            parts = [groups.sums(rows) for _, rows in _blocks(activations)]
+            sums = torch.stack(parts).sum(0)
+        ctx.save_for_backward(activations)
+        ctx.groups = groups
+        ctx.set_materialize_grads(False)
+        # Shares memory and version counter, so that an in-place operation on either is
+        # seen, but is no view to autograd, which would forbid that operation.
+        return activations.detach(), sums
+
+    @staticmethod
+    def backward(
+        ctx: Any, incoming: Tensor | None, of_sums: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        if of_sums is None:
+            return incoming, None
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the invariance loss is differentiable once: its gradient has none "
+                "(create_graph=True, as gradient penalties use)"
+            )
+        (activations,) = ctx.saved_tensors
+        flat = activations.new_empty(activations.shape[0], activations[0].numel())
+        if incoming is not None:
+            incoming = _flat(incoming, _feature_order(activations))
+        for columns, rows in _blocks(activations):
+            # In float32 up to here, so that a loss scale keeps what half would lose.
+            own = ctx.groups.gradient(rows, *of_sums)
+            if incoming is None:
+                flat[:, columns] = own
+            else:
+                torch.add(incoming[:, columns], own, out=flat[:, columns])
+        return _unflat(flat, activations), None
+
+
+def _squares(values: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return values.square().sum()
+    return torch.dot(values.view(-1), values.view(-1))  # without a temporary
+
+
+def _blocks(activations: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Columns and their rows `[N, d]`, in float32 or float64."""
+    flat, dtype = _flat(activations), _statistics_dtype(activations)
+    block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
+    width = max(block // flat.shape[0], 1)
+    for start in range(0, flat.shape[1], width):
+        columns = slice(start, start + width)
+        yield columns, flat[:, columns].to(dtype)
+
+
+def _statistics_dtype(activations: Tensor) -> torch.dtype:
+    return torch.float64 if activations.dtype == torch.float64 else torch.float32
+
+
+def _feature_order(activations: Tensor) -> list[int]:
+    """Feature dimensions from the slowest to the fastest in memory."""
+    features = range(1, activations.dim())
+    return sorted(features, key=activations.stride, reverse=True)
+
+
+def _flat(activations: Tensor, order: list[int] | None = None) -> Tensor:
+    """`[N, D]` with the features in storage order: a view for channels_last too."""
+    order = _feature_order(activations) if order is None else order
+    return activations.permute(0, *order).reshape(activations.shape[0], -1)
+
+
+def _unflat(flat: Tensor, activations: Tensor) -> Tensor:
+    """The inverse of `_flat`: shape and memory format of the activations."""
+    order = [0, *_feature_order(activations)]
+    ordered = flat.view([activations.shape[dim] for dim in order])
+    return ordered.permute([order.index(dim) for dim in range(len(order))])
