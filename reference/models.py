@@ -1,56 +1,25 @@
-"""Networks by name: All-CNN-C with a width factor, and torchvision's classifiers."""
+"""Networks by name: the paper's own, with a width factor, and torchvision's."""
+
+import sys
+from pathlib import Path
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
+# `dai-plugin score --model reference/models.py:allcnn` opens this file by its path
+# alone, without the folder that its neighbours are imported from.
+sys.path.append(str(Path(__file__).parent))
 
-class AllCNN(nn.Module):
-    """All-CNN-C (Springenberg et al., arXiv:1412.6806, table 1) with batch norm.
+from allcnn import allcnn, allcnn_tiny
+from densenet import densenet_bc
+from wideresnet import wrn28_10
 
-    Nine convolutions, two of them with stride 2 instead of pooling, and an average over
-    the positions. Batch norm and no dropout, as in arXiv:1906.04547.
-
-    Args:
-        num_classes: number of outputs.
-        width: factor of the 96 and 192 channels.
-        channels: of the images.
-    """
-
-    def __init__(
-        self, num_classes: int = 10, width: float = 1.0, channels: int = 3
-    ) -> None:
-        super().__init__()
-        narrow, wide = max(round(96 * width), 1), max(round(192 * width), 1)
-        self.features = nn.Sequential(
-            *_convolution(channels, narrow, 3, padding=1),
-            *_convolution(narrow, narrow, 3, padding=1),
-            *_convolution(narrow, narrow, 3, padding=1, stride=2),
-            *_convolution(narrow, wide, 3, padding=1),
-            *_convolution(wide, wide, 3, padding=1),
-            *_convolution(wide, wide, 3, padding=1, stride=2),
-            *_convolution(wide, wide, 3),
-            *_convolution(wide, wide, 1),
-        )
-        self.classifier = nn.Conv2d(wide, num_classes, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores `[N, num_classes]` of `[N, channels, H, W]`, H and W >= 12."""
-        return self.classifier(self.features(images)).mean((2, 3))
-
-
-def _convolution(
-    inputs: int, outputs: int, size: int, padding: int = 0, stride: int = 1
-) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-
-
-def allcnn(num_classes: int = 10, width: float = 1.0) -> AllCNN:
-    """All-CNN-C for colour images."""
-    return AllCNN(num_classes, width)
-
-
-OWN = {"allcnn": allcnn}
+OWN = {
+    "allcnn": allcnn,
+    "allcnn_tiny": allcnn_tiny,
+    "wrn28_10": wrn28_10,
+    "densenet_bc": densenet_bc,
+}
 
 
 def names() -> list[str]:
@@ -62,12 +31,16 @@ def arguments(name: str, num_classes: int, width: float) -> dict[str, float]:
     """Keyword arguments that `build` passes on: what a checkpoint has to remember.
 
     Raises:
-        ValueError: a width is given for a model that has none.
+        ValueError: a width is given for a model that has none, or it is not positive.
     """
     if name in OWN:
+        if not 0 < width < float("inf"):
+            raise ValueError(f"--width {width}: give a number above 0 (1: the paper's)")
         return {"num_classes": num_classes, "width": width}
     if width != 1:
-        raise ValueError(f"--width {width}: {name} has no width factor, allcnn has")
+        raise ValueError(
+            f"--width {width}: {name} has no width factor; {', '.join(OWN)} have"
+        )
     return {"num_classes": num_classes}
 
 
