@@ -1,16 +1,23 @@
-"""Data sets by name: training and held-out images, classes, and their preset."""
+"""Data sets by name: training and held-out images, classes, and their preset.
+
+Images leave a data set as uint8 tensors `[3, crop, crop]`; `Preset.normalize` makes
+network inputs of a batch of them, on the device.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from folders import image_folder, tiny_imagenet
+from parts import InMemory, part
 from PIL import Image
-from presets import PRESETS, Preset, for_images
+from presets import PRESETS, Preset
+from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets import CIFAR10, CIFAR100, FakeData, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, FakeData
 
-NAMES = ("digits", "cifar10", "cifar100", "imagefolder", "fake")
+NAMES = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagefolder", "fake")
 
 
 @dataclass
@@ -24,7 +31,13 @@ class Data:
 
 
 def load(
-    name: str, path: str, crop: int | None = None, resize: int | None = None
+    name: str,
+    path: str,
+    crop: int | None = None,
+    resize: int | None = None,
+    *,
+    train_images: int | None = None,
+    test_images: int | None = None,
 ) -> Data:
     """The data set of that name.
 
@@ -34,17 +47,27 @@ def load(
         crop: side of the images of an image folder; by default 224, or less if they are
             smaller.
         resize: shorter side before the crop.
+        train_images: so many of the training images alone, the same ones in every run,
+            equally many of each class as far as that goes.
+        test_images: so many of the held-out images alone.
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it.
+        ValueError: there are not so many images.
     """
     if name == "digits":
-        return digits(PRESETS[name])
-    if name == "fake":
-        return fake(PRESETS[name])
-    if name == "imagefolder":
-        return image_folder(Path(path), crop, resize)
-    return cifar(name, path, PRESETS[name])
+        data = digits(PRESETS[name])
+    elif name == "fake":
+        data = fake(PRESETS[name])
+    elif name == "imagefolder":
+        data = Data(*image_folder(Path(path), crop, resize))
+    elif name == "tinyimagenet":
+        data = Data(*tiny_imagenet(Path(path), PRESETS[name]))
+    else:
+        data = cifar(name, path, PRESETS[name])
+    data.train = part(data.train, train_images, "--train-images")
+    data.test = part(data.test, test_images, "--test-images")
+    return data
 
 
 class Digits(Dataset):
@@ -73,7 +96,7 @@ class Digits(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self.preset.transforms()(self.picture(index))
         return image, int(self.labels[index])
 
@@ -83,23 +106,12 @@ class Digits(Dataset):
 
 
 def digits(preset: Preset) -> Data:
-    """All digits, prepared once: they fit into memory."""
-    return Data(
-        InMemory(Digits(True, preset)), InMemory(Digits(False, preset)), 10, preset
+    """All digits, brought to size once."""
+    train, test = (
+        InMemory(torch.stack([image for image, _ in digits]), digits.labels)
+        for digits in (Digits(True, preset), Digits(False, preset))
     )
-
-
-class InMemory(Dataset):
-    """A small data set whose images are prepared once instead of every epoch."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.items = [data[i] for i in range(len(data))]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.items[index]
+    return Data(train, test, 10, preset)
 
 
 def fake(preset: Preset) -> Data:
@@ -116,34 +128,17 @@ def cifar(name: str, path: str, preset: Preset) -> Data:
     """CIFAR-10 or CIFAR-100 in torchvision's layout."""
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     try:
-        train, test = (
-            kind(path, part, preset.transforms(), download=True)
-            for part in (True, False)
-        )
+        both = [kind(path, part, download=True) for part in (True, False)]
     except OSError as error:
         raise FileNotFoundError(
             f"{name} is not below --data-path {path} and cannot be downloaded ({error})"
         ) from error
-    return Data(train, test, len(train.classes), preset)
-
-
-def image_folder(path: Path, crop: int | None, resize: int | None) -> Data:
-    """Folders train/CLASS and val/CLASS (or test/CLASS) of image files."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"the folder --data-path {path} does not exist")
-    held_out = next((path / n for n in ("val", "test") if (path / n).is_dir()), None)
-    if not (path / "train").is_dir() or held_out is None:
-        raise FileNotFoundError(
-            f"--data-path {path} needs the folders train and val (or test), each with "
-            f"a folder a class; it holds {sorted(p.name for p in path.iterdir())[:5]}"
-        )
-    first = ImageFolder(path / "train")
-    preset = for_images(min(first[0][0].size), crop, resize)
-    train = ImageFolder(path / "train", preset.transforms())
-    test = ImageFolder(held_out, preset.transforms())
-    if train.classes != test.classes:
-        raise ValueError(f"{path}/train and {held_out} hold different classes")
-    return Data(train, test, len(train.classes), preset)
+    # They are stored at the preset's size, [N, 32, 32, 3].
+    train, test = (
+        InMemory(torch.from_numpy(c.data).permute(0, 3, 1, 2).contiguous(), c.targets)
+        for c in both
+    )
+    return Data(train, test, len(both[0].classes), preset)
 
 
 def export_digits(folder: Path) -> int:

@@ -1,0 +1,65 @@
+"""Data sets held in memory, and fixed parts of any data set."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+
+class InMemory(Dataset):
+    """A small data set: one tensor of images and one of labels.
+
+    Args:
+        images: uint8, `[N, 3, H, W]`.
+        targets: the class of each.
+    """
+
+    def __init__(self, images: Tensor, targets: Sequence[int] | np.ndarray) -> None:
+        self.images = images
+        self.targets = torch.as_tensor(targets, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+
+def part(data: Dataset, count: int | None, flag: str) -> Dataset:
+    """So many images of a data set; all of them without a number.
+
+    A smaller part lies within every larger one.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if count is None:
+        return data
+    if not 1 <= count <= len(data):
+        raise ValueError(
+            f"{flag} {count}: the data set has {len(data)}; give a number from 1 to "
+            f"{len(data)}, or leave it out for all"
+        )
+    targets = getattr(data, "targets", None)
+    if targets is None:
+        targets = [target for _, target in data]
+    chosen = balanced(torch.as_tensor(targets), count)
+    if isinstance(data, InMemory):
+        return InMemory(data.images[chosen], data.targets[chosen])
+    return Subset(data, chosen.tolist())
+
+
+def balanced(targets: Tensor, count: int) -> Tensor:
+    """Indices, in order, of a random choice with equally many of each class.
+
+    The choice depends on `targets` and `count` alone, on no seed. Every class gives its
+    first image before any gives its second, and so on.
+    """
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    turn = torch.empty_like(order)
+    for kind in targets.unique():
+        places = (targets[order] == kind).nonzero().squeeze(1)
+        turn[places] = torch.arange(len(places))
+    return order[turn.argsort(stable=True)[:count]].sort().values
