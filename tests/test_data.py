@@ -252,6 +252,20 @@ def test_a_damaged_image_of_an_image_folder(data, pictures):
         images.train[4]
 
 
+@pytest.mark.parametrize("mode", ["P", "RGBA", "L", "CMYK"])
+def test_any_kind_of_image_is_read_in_colour(tmp_path, mode):
+    """A palette's numbers are no colours, and a fourth channel is none."""
+    from folders import read_image
+    from presets import for_images
+
+    file = tmp_path / "image.tif"
+    square(1, 90, size=16).convert(mode).save(file)
+    image = for_images(16, None, None).transforms()(read_image(file))
+    expected = torch.tensor(colour(1, 90) if mode != "L" else (105,) * 3)
+    assert image.shape == (3, 16, 16)
+    assert (image.float().mean((1, 2)) - expected).abs().max() < 3
+
+
 def test_a_part_of_the_images(data, pictures):
     """As many of each class as there are; the rest from the others; the same always."""
     load = functools.partial(data.load, "imagefolder", pictures)
@@ -264,7 +278,7 @@ def test_a_part_of_the_images(data, pictures):
     first = load(train_images=6, test_images=2)
     torch.manual_seed(2)
     again = load(train_images=6)
-    assert first.train.indices == again.train.indices
+    assert first.train.indices == again.train.indices == sorted(first.train.indices)
     assert set(first.train.indices) <= set(load(train_images=8).train.indices)
     assert (len(first.test), len(again.test)) == (2, 4)
     assert first.num_classes == 2
