@@ -1,0 +1,57 @@
+"""The accuracy on held-out images, as they are and transformed."""
+
+from typing import Any
+
+import torch
+from run import Run
+
+from dai_plugin.normalization import Normalization
+from dai_plugin.views import expand, mix_seed
+
+
+def test(run: Run) -> dict[str, float]:
+    """Accuracies in per cent: on the held-out images, and on augmented ones.
+
+    With `--model-ema` they are those of the averaged network.
+    """
+    if run.average:
+        run.average.agree()
+    network = run.average.module if run.average else run.model
+    accuracies = {
+        "acc1": accuracy(run, network, None),
+        "acc1_augmented": accuracy(run, network, run.attachment.scheme),
+    }
+    plain, augmented = accuracies.values()
+    run.accelerator.print(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")
+    return accuracies
+
+
+@torch.no_grad()
+def accuracy(run: Run, network: torch.nn.Module, scheme: Any) -> float:
+    """Per cent of the held-out images that are classified right.
+
+    With a scheme, every image is transformed once, the same way each time.
+    """
+    network.eval()
+    accelerator, preset = run.accelerator, run.images.preset
+    known = Normalization.given(preset.mean, preset.std)
+    correct = total = 0
+    for step, (images, targets) in enumerate(run.testing):
+        images = preset.normalize(images)
+        if scheme is not None:
+            seed = mix_seed(step, accelerator.process_index)
+            images = expand(
+                images,
+                1,
+                scheme,
+                first_view="augmented",
+                normalization=known,
+                seed=seed,
+            )
+        with accelerator.autocast():
+            predictions = network(images).argmax(1)
+        predictions, targets = accelerator.gather_for_metrics((predictions, targets))
+        correct += predictions.eq(targets).sum().item()
+        total += len(targets)
+        run.watch.check()
+    return 100 * correct / total

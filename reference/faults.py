@@ -1,0 +1,128 @@
+"""What ends a run before its time, and how all of its processes end the same way."""
+
+import signal
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+NAMED = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C reached a process, and every one is at the same step."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class Elsewhere(Exception):
+    """Another process tells what is wrong."""
+
+
+class Watch:
+    """Waits for signals and losses that are no numbers, on behalf of all processes.
+
+    A signal that comes while a step runs is kept until all processes have ended it.
+    They ask each other through the CPU, so that nobody waits for an accelerator.
+
+    Args:
+        processes: how many there are.
+        timeout: seconds to wait for one of them.
+    """
+
+    def __init__(self, processes: int, timeout: int) -> None:
+        self._group = None
+        if processes > 1:
+            wait = timedelta(seconds=timeout)
+            self._group = dist.new_group(backend="gloo", timeout=wait)
+        self._signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {n: signal.signal(n, self._note) for n in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self, problem: str = "") -> None:
+        """Ends the run in every process if one has a problem or got a signal.
+
+        Raises:
+            FloatingPointError: there is a problem with the loss here.
+            Elsewhere: or in another process.
+            Interrupted: a process got a signal.
+        """
+        found = [self._signal, int(bool(problem))]
+        if self._group is not None:
+            flags = torch.tensor(found)
+            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._group)
+            found = flags.tolist()
+        if problem:
+            raise FloatingPointError(problem)
+        if found[1]:
+            raise Elsewhere
+        if found[0]:
+            raise Interrupted(found[0])
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signal = number
+
+
+def on_first(function: Callable[..., Any], *args: Any) -> Any:
+    """What the function returns on the first process; its error is everybody's.
+
+    Raises:
+        Exception: the function's own on the first process.
+        Elsewhere: it raised there, on the others.
+    """
+    result, error = None, None
+    if PartialState().is_main_process:
+        try:
+            result = function(*args)
+        except NAMED as caught:
+            error = caught
+    result, failed = broadcast_object_list([result, error is not None])
+    if error is not None:
+        raise error
+    if failed:
+        raise Elsewhere
+    return result
+
+
+def guarded(function: Callable[[], None]) -> int:
+    """The exit status of the script; a known error is told in one line."""
+    try:
+        function()
+    except KeyboardInterrupt:
+        print("train.py: interrupted before training: nothing to save", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Elsewhere:
+        return 1
+    except NAMED as error:
+        told = error.args[0] if isinstance(error, KeyError) else error
+        print(f"train.py: error: {_where()}{told}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _where() -> str:
+    """Which process speaks, unless it is the first."""
+    known = dist.is_available() and dist.is_initialized()
+    return f"process {dist.get_rank()}: " if known and dist.get_rank() else ""
+
+
+def ignore_signals(_: int) -> None:
+    """For the loader's workers: Ctrl-C reaches them too, and the step needs them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,161 @@
+"""What is told and written down of a run: its start, its epochs, its trackers."""
+
+import argparse
+import csv
+import datetime
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from checkpoints import write, write_json
+from loaders import in_memory
+from meters import Pace
+from run import Run, images_per_update
+
+from dai_plugin.weights import spread_weights
+
+PACKAGES = ("torch", "torchvision", "kornia", "accelerate", "dai_plugin")
+SLOW = 0.3  # share of an epoch spent waiting for images that is worth a line
+
+
+def trackers(report_to: str) -> list[str] | None:
+    """The names that accelerate knows them by.
+
+    Raises:
+        ImportError: its package is missing.
+    """
+    if report_to == "none":
+        return None
+    wanted = ["tensorboard", "wandb"] if report_to == "all" else [report_to]
+    found = [name for name in wanted if importlib.util.find_spec(name)]
+    if not found:
+        raise ImportError(
+            f"--report-to {report_to} needs {' or '.join(wanted)}: pip install "
+            f"{wanted[0]}, or leave the flag out (metrics.csv is always written)"
+        )
+    return found
+
+
+def begin(output: Path, accelerator: Accelerator, args: argparse.Namespace) -> None:
+    """Writes run.json; so an unwritable folder is found before the first step.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "run.json", description(accelerator, args))
+    except OSError as error:
+        raise OSError(
+            f"--output-dir {output} cannot be written: {error}; choose another folder"
+        ) from error
+
+
+def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str, Any]:
+    """What one needs to know to repeat the run."""
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "arguments": vars(args),
+        "seed": args.seed,
+        "processes": accelerator.num_processes,
+        "device": f"{device.type}: {name or platform.machine()}",
+        "mixed_precision": accelerator.mixed_precision,
+        "versions": {package: _version(package) for package in PACKAGES}
+        | {"python": platform.python_version()},
+        "git_commit": _commit(),
+    }
+
+
+def describe(run: Run) -> None:
+    """States the size and cost of the run."""
+    args, accelerator, images = run.args, run.accelerator, run.images
+    processes, steps = accelerator.num_processes, args.gradient_accumulation_steps
+    rows, total = args.batch_size * args.num_views, images_per_update(args, accelerator)
+    alone = accelerator.device.type == "cpu" and processes == 1
+    hint = " (several come from torchrun --nproc_per_node N)" if alone else ""
+    accelerator.print(
+        f"{args.model} on {args.dataset}: {len(images.train)} training images, "
+        f"{len(images.test)} held out, {images.num_classes} classes, "
+        f"{images.preset.crop} x {images.preset.crop} pixels\n"
+        f"{processes} process(es) on {accelerator.device}{hint}, mixed precision "
+        f"{accelerator.mixed_precision}\n"
+        f"{args.batch_size} images x {args.num_views} views = {rows} rows a step and "
+        f"process: {args.num_views} times the compute of a run without views\n"
+        f"an optimizer step: {total} images, {total * args.num_views} rows "
+        f"({processes} process(es) x {steps} accumulation step(s)), learning rate "
+        f"{args.lr:g}"
+    )
+
+
+def tell_loading(run: Run, pace: Pace) -> None:
+    """Prints which part of the epoch was spent waiting for images."""
+    share = pace.waited / max(pace.total, 1e-9)
+    run.accelerator.print(f"loader: {share:.0%} of the epoch's time was waiting for it")
+    if share > SLOW and not in_memory(run.images.train):
+        run.accelerator.print(
+            f"the loader is the bottleneck: give it more --workers than "
+            f"{run.training.workers} (there are {os.cpu_count()} cores), smaller image "
+            "files, or a faster disk"
+        )
+
+
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replaces metrics.csv by these rows."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        )
+    write(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def track(run: Run, row: dict[str, Any]) -> None:
+    """Sends the row and the layers' weights to the trackers."""
+    args, prefix = run.args, "layer:"
+    fired = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+    shares = spread_weights(
+        args.layer_weights, args.last_to_first, run.attachment.layers, fired
+    )
+    alpha = run.attachment.stats()["alpha"]
+    weights = {
+        f"weight:{name}": alpha * share
+        for name, share in zip(fired, shares, strict=True)
+    }
+    values = {name: value for name, value in row.items() if name != "epoch"}
+    run.accelerator.log(values | weights | {"alpha": alpha}, step=row["epoch"])
+
+
+def plain(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags as trackers take them."""
+    kept = (int, float, str, bool)
+    return {k: v if isinstance(v, kept) else str(v) for k, v in vars(args).items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return getattr(sys.modules.get(package), "__version__", None)
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

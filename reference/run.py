@@ -1,0 +1,175 @@
+"""A training run: its parts, wired together, and how far it is."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import data
+import models
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from faults import Watch
+from loaders import TrainingBatches, test_batches
+from meters import Tally
+from optimization import WeightAverage, build_optimizer, build_scheduler
+from torch import nn
+from torch.utils.data import DataLoader
+
+import dai_plugin
+
+
+@dataclass
+class Progress:
+    """How far a run is, always between two optimizer steps.
+
+    Attributes:
+        epoch: the one under way.
+        step: batches of it that are done.
+        updates: optimizer steps since the run began.
+        row: of metrics.csv, while the epoch is trained and not tested yet.
+        rows: of the epochs before it.
+        tally: values of the epoch in this process.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    row: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+
+    def finish(self, row: dict[str, Any]) -> None:
+        """Goes on to the next epoch."""
+        self.rows.append(row)
+        self.row, self.epoch, self.step = None, self.epoch + 1, 0
+        self.tally = Tally()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the tally, which each process has its own of."""
+        return {name: value for name, value in vars(self).items() if name != "tally"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        for name in ("epoch", "step", "updates", "row", "rows"):
+            setattr(self, name, state[name])
+
+
+@dataclass
+class Run:
+    """All that the files of this folder hand each other."""
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    images: data.Data
+    options: dict[str, Any]
+    model: nn.Module
+    criterion: nn.Module
+    attachment: dai_plugin.Attachment
+    optimizer: Any
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    average: WeightAverage | None
+    training: TrainingBatches
+    testing: DataLoader
+    watch: Watch
+    progress: Progress
+    output: Path
+
+    @property
+    def batches(self) -> int:
+        """Of an epoch, in each process."""
+        return len(self.training)
+
+
+def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
+    """The run that the flags ask for, before its first step."""
+    set_seed(args.seed)
+    images = data.load(
+        args.dataset,
+        args.data_path,
+        args.train_crop_size,
+        args.val_resize_size,
+        train_images=args.train_images,
+        test_images=args.test_images,
+    )
+    options = models.arguments(args.model, images.num_classes, args.width)
+    model = _network(args, accelerator, options)
+    criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
+    attachment = attach(model, criterion, images.preset, args)
+    if args.compile:
+        model.compile()  # in place: the names of its parameters stay
+    average = None
+    if args.model_ema:
+        model.to(accelerator.device)
+        average = WeightAverage(model, images_per_update(args, accelerator), args)
+    optimizer = build_optimizer(model, args)
+    scheduler = build_scheduler(optimizer, args)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    training = TrainingBatches(images.train, args, rank, processes)
+    testing = test_batches(images.test, args)
+    model, optimizer, testing = accelerator.prepare(model, optimizer, testing)
+    return Run(
+        args,
+        accelerator,
+        images,
+        options,
+        model,
+        criterion,
+        attachment,
+        optimizer,
+        scheduler,
+        average,
+        training,
+        testing,
+        Watch(processes, args.timeout),
+        Progress(),
+        Path(args.output_dir),
+    )
+
+
+def attach(
+    model: nn.Module, criterion: nn.Module, preset: Any, args: argparse.Namespace
+) -> dai_plugin.Attachment:
+    """The line that brings the method in."""
+    scheme = dai_plugin.schemes.find_scheme(args.scheme)
+    given = {"flip": args.flip, "translation": args.translation}
+    given = {name: value for name, value in given.items() if value is not None}
+    return dai_plugin.attach(
+        model,
+        criterion,
+        num_views=args.num_views,
+        alpha=args.alpha,
+        beta=args.beta,
+        layers=args.layers[0] if len(args.layers) == 1 else args.layers,
+        layer_weights=args.layer_weights,
+        last_to_first=args.last_to_first,
+        scheme=type(scheme)(**{**vars(scheme), **given}),
+        mean=preset.mean,
+        std=preset.std,
+        first_view=args.first_view,
+        sync=args.sync,
+        seed=args.seed,
+    )
+
+
+def images_per_update(args: argparse.Namespace, accelerator: Accelerator) -> int:
+    """Images in an optimizer step, over all processes and accumulation steps."""
+    steps = args.gradient_accumulation_steps
+    return args.batch_size * accelerator.num_processes * steps
+
+
+def _network(
+    args: argparse.Namespace, accelerator: Accelerator, options: dict[str, Any]
+) -> nn.Module:
+    model = models.build(args.model, **options)
+    if args.sync_bn:
+        if accelerator.device.type == "cpu":
+            raise ValueError(
+                "--sync-bn: torch's SyncBatchNorm runs on GPUs alone, and this run is "
+                "on the CPU: leave the flag out"
+            )
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model

@@ -1,0 +1,90 @@
+"""Starts the training script for real, ends it, and reads what it left."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+
+import torch
+from conftest import REFERENCE
+
+# A few seconds a run: 5 batches of 32 images an epoch, the last of them smaller.
+QUICK = (
+    "--model", "allcnn", "--width", "0.04", "--batch-size", "32", "--flip", "0",
+    "--train-images", "150", "--test-images", "32", "--epochs", "2",
+)  # fmt: skip
+TIMES = {"images_per_second"}
+
+
+def command(*arguments, processes=1, launcher=()):
+    if processes > 1:
+        port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0")
+        count = ("--nproc_per_node", processes)
+        launcher = ("-m", "torch.distributed.run", *port, *count, *launcher)
+    script = (REFERENCE / "train.py", "--device", "cpu")
+    return [str(c) for c in (sys.executable, *launcher, *script, *arguments)]
+
+
+def start(*arguments, **how):
+    """The process, with its output in pipes."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(
+        command(*arguments, **how),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def launch(*arguments, **how):
+    """Status, output and errors of a run that ends by itself."""
+    return finish(start(*arguments, **how))
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for(path, process, version=None):
+    """Waits until the file is there, and another than that version; returns its own."""
+    while process.poll() is None:
+        if path.exists() and (found := path.stat().st_mtime_ns) != version:
+            return found
+        time.sleep(0.002)
+    raise AssertionError(finish(process).stderr)
+
+
+def workers(process):
+    """Process ids of the launcher's children that train."""
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid=,args="],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if "train.py" in line]
+
+
+def read(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    return torch.load(folder / "model.pth", weights_only=True)["model"]
+
+
+def assert_same_end(ours, theirs, tolerance=0.0):
+    """The same weights, and the same metrics but for the times."""
+    expected = weights(theirs)
+    for name, value in weights(ours).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=tolerance)
+    for row, reference in zip(read(ours), read(theirs), strict=True):
+        assert row.keys() == reference.keys()
+        for name in row.keys() - TIMES:
+            if tolerance:
+                assert abs(float(row[name]) - float(reference[name])) < 1e-4, name
+            else:
+                assert row[name] == reference[name], name
