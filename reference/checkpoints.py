@@ -96,8 +96,8 @@ def resume(run: Run, content: dict[str, Any]) -> None:
             run.average.load_state_dict(content["average"])
     except RuntimeError as error:
         raise ValueError(
-            "--resume: the checkpoint holds another network than --model asks for: "
-            f"{str(error)[:300]}"
+            "--resume: this is the checkpoint of another network than --model asks "
+            f"for: {str(error)[:300]}"
         ) from error
     if not run.args.test_only:
         _restore_training(run, content)
@@ -128,10 +128,11 @@ def load(name: str, output: Path) -> dict[str, Any] | None:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        cause = str(error).partition("\n")[0][:200] or type(error).__name__
         raise ValueError(
-            f"--resume: {path} is damaged or no checkpoint "
-            f"({str(error).splitlines()[0][:200]}); start anew without --resume"
+            f"--resume: {path} is damaged or no checkpoint ({cause}); start anew "
+            "without --resume"
         ) from error
     if not isinstance(content, dict) or "progress" not in content:
         raise ValueError(f"--resume: {path} is no checkpoint; give the {NAME} of a run")
@@ -143,7 +144,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
         if value.is_floating_point() and not value.isfinite().all():
             raise FloatingPointError(
                 f"{name} holds NaN or infinite values and is not saved; what was saved "
-                "before is whole: --resume it with a lower --lr"
+                "before is whole; try a lower --lr"
             )
     write(path, lambda file: torch.save(content, file))
 

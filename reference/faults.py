@@ -1,5 +1,6 @@
 """What ends a run before its time, and how all of its processes end the same way."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -79,6 +80,26 @@ class Watch:
         self._signal = number
 
 
+def rejoin(backend: str, timeout: timedelta) -> None:
+    """After a restart by torchrun: the process group, under a name of its own.
+
+    torchrun 2.15 keeps one store over its restarts, where a fast process finds the
+    addresses of those that have died ("connection refused").
+    """
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if not count or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"restart_{count}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timeout,
+    )
+
+
 def on_first(function: Callable[..., Any], *args: Any) -> Any:
     """What the function returns on the first process; its error is everybody's.
 
@@ -118,8 +139,8 @@ def guarded(function: Callable[[], None]) -> int:
 
 def _where() -> str:
     """Which process speaks, unless it is the first."""
-    known = dist.is_available() and dist.is_initialized()
-    return f"process {dist.get_rank()}: " if known and dist.get_rank() else ""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def ignore_signals(_: int) -> None:

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from evaluation import test
-from faults import Interrupted, guarded, on_first
+from faults import Interrupted, guarded, on_first, rejoin
 from flags import parse
 from meters import Pace
 from run import Run, assemble
@@ -34,22 +34,23 @@ from torchvision.transforms import v2
 def main(args: argparse.Namespace) -> None:
     """Trains, tests and saves."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    on_cpu = args.device == "cpu" or not torch.cuda.is_available()
+    timeout = timedelta(seconds=args.timeout)
+    rejoin("gloo" if on_cpu else "nccl", timeout)
     accelerator = Accelerator(
-        cpu=args.device == "cpu" or not torch.cuda.is_available(),
+        cpu=on_cpu,
         mixed_precision=args.mixed_precision,
         log_with=recording.trackers(args.report_to),
         project_dir=args.output_dir,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=args.timeout))
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     output = Path(args.output_dir)
     found = on_first(checkpoints.load, args.resume, output) if args.resume else None
-    if not args.test_only:
-        on_first(recording.begin, output, accelerator, args)
     run = assemble(args, accelerator)
     if found:
         checkpoints.resume(run, found)
+    if not args.test_only:
+        on_first(recording.begin, output, accelerator, args)
     recording.describe(run)
     with run.watch:
         try:
@@ -199,7 +200,7 @@ def measure(run: Run, pace: Pace, shown: bool, outputs: Tensor, targets: Tensor)
         return ""
     return (
         f"the loss is {values['loss']} (task {values['task']}, layers {layers}); what "
-        "was saved before is whole: --resume it with a lower --lr"
+        "was saved before is whole; try a lower --lr"
     )
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -26,8 +28,13 @@ def command(*arguments, processes=1, launcher=()):
     return [str(c) for c in (sys.executable, *launcher, *script, *arguments)]
 
 
-def start(*arguments, **how):
-    """The process, with its output in pipes."""
+def start(*arguments, largest=None, **how):
+    """The process, with its output in pipes; it may write files of `largest` bytes."""
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead, as on a disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(
         command(*arguments, **how),
@@ -35,6 +42,7 @@ def start(*arguments, **how):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=limit if largest else None,
     )
 
 

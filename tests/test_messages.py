@@ -338,7 +338,7 @@ WRONG = {
     ),
     "no model": (["--model", "allcnm"], ValueError, "no model 'allcnm'; there are"),
     "no width": (["--width", "2"], ValueError, "resnet18 has no width factor"),
-    "no run": ([*TINY, "--resume", "nowhere"], FileNotFoundError, "is no folder"),
+    "no run": ([*TINY, "--resume", "nowhere"], FileNotFoundError, "there is no file"),
     "no scheme": ([*TINY[:4], "--scheme", "wild"], ValueError, "unknown scheme 'wild'"),
 }
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_model(train, tmp_path):
     """The network that the checkpoint lacks is named."""
     train(*TINY, "--epochs", 1, "--output-dir", tmp_path)
     with pytest.raises(ValueError, match="the checkpoint of another network"):
-        train(*TINY, "--width", 0.05, "--resume", tmp_path / "checkpoint")
+        train(*TINY, "--width", 0.05, "--resume", tmp_path)
 
 
 def test_a_loss_that_is_no_number(train, tmp_path):

@@ -1,0 +1,200 @@
+"""What ends a run before its time is named, and leaves what was saved whole."""
+
+import os
+import signal
+
+import pytest
+import torch
+from launches import (
+    QUICK,
+    assert_same_end,
+    finish,
+    launch,
+    read,
+    start,
+    wait_for,
+    workers,
+)
+
+SAVING = (*QUICK, "--checkpoint-freq", 1)
+
+
+def load(folder):
+    return torch.load(folder / "checkpoint.pth", weights_only=True)
+
+
+def error(result):
+    """The one line that tells it."""
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    (line,) = [x for x in result.stderr.splitlines() if "train.py: error: " in x]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
+    """At the next step; what is resumed ends like a run that nobody stopped."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    process = start(*SAVING, "--epochs", 30, "--output-dir", parts)
+    wait_for(parts / "checkpoint.pth", process)
+    process.send_signal(number)
+    result = finish(process)
+    assert result.returncode == status
+    assert result.stderr.count("Traceback") == 0
+    path = parts / "checkpoint.pth"
+    assert f"train.py: {number.name}: saved in epoch 0, batch " in result.stdout
+    assert f"--resume {path} goes on" in result.stdout
+    progress = load(parts)["progress"]
+    assert f"batch {progress['step']} of 5;" in result.stdout
+    for folder in (parts, whole):
+        again = launch(*QUICK, "--output-dir", folder, "--resume", "auto")
+        assert again.returncode == 0, again.stderr[-2000:]
+    assert_same_end(parts, whole)
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_at_the_same_step(tmp_path):
+    """They agree, save together, and what is resumed goes on."""
+    arguments = (*SAVING, "--epochs", 30, "--output-dir", tmp_path)
+    process = start(*arguments, processes=2)
+    wait_for(tmp_path / "checkpoint.pth", process)
+    os.kill(workers(process)[1], signal.SIGTERM)
+    result = finish(process, timeout=60)
+    assert result.returncode != 0
+    assert result.stdout.count("train.py: SIGTERM: saved in epoch") == 1
+    epochs = load(tmp_path)["progress"]["epoch"] + 1
+    again = launch(*arguments, "--epochs", epochs, "--resume", "auto", processes=2)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "goes on in epoch" in again.stdout
+
+
+@pytest.mark.all
+def test_a_signal_to_the_launcher(tmp_path):
+    """As a cluster sends it before it takes the machine away."""
+    process = start(*SAVING, "--epochs", 30, "--output-dir", tmp_path, processes=2)
+    wait_for(tmp_path / "checkpoint.pth", process)
+    process.terminate()
+    result = finish(process, timeout=60)
+    assert result.stdout.count("train.py: SIGTERM: saved in epoch") == 1
+
+
+def test_a_process_that_dies_ends_the_launch(tmp_path):
+    """Within a minute, and with what was saved."""
+    process = start(*SAVING, "--epochs", 30, "--output-dir", tmp_path, processes=2)
+    wait_for(tmp_path / "checkpoint.pth", process)
+    os.kill(workers(process)[1], signal.SIGKILL)
+    result = finish(process, timeout=60)
+    assert result.returncode != 0
+    assert "Signal 9 (SIGKILL)" in result.stderr
+    assert load(tmp_path)["progress"]["updates"] > 0
+
+
+@pytest.mark.all
+def test_a_process_that_hangs_ends_the_launch(tmp_path):
+    """After --timeout seconds."""
+    process = start(
+        *SAVING, "--epochs", 30, "--timeout", 5, "--output-dir", tmp_path, processes=2
+    )
+    wait_for(tmp_path / "checkpoint.pth", process)
+    hanging = workers(process)[1]
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        result = finish(process, timeout=60)
+    finally:
+        if process.poll() is None:
+            os.kill(hanging, signal.SIGKILL)
+    assert result.returncode != 0
+    assert load(tmp_path)["progress"]["updates"] > 0
+
+
+def test_a_restarted_launch_goes_on_from_the_last_checkpoint(tmp_path):
+    """`torchrun --max-restarts 1 ... --resume auto`."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    arguments = (*SAVING, "--resume", "auto")
+    process = start(
+        *arguments, "--output-dir", parts, processes=2, launcher=("--max-restarts", 1)
+    )
+    wait_for(parts / "checkpoint.pth", process)
+    os.kill(workers(process)[0], signal.SIGKILL)
+    result = finish(process)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "goes on in epoch" in result.stdout
+    assert launch(*arguments, "--output-dir", whole, processes=2).returncode == 0
+    assert_same_end(parts, whole)
+
+
+def test_a_full_disk(tmp_path):
+    """The checkpoint of before stays, and no half of another beside it."""
+    assert launch(*QUICK, "--epochs", 1, "--output-dir", tmp_path).returncode == 0
+    before = load(tmp_path)["progress"]["updates"]
+    size = (tmp_path / "checkpoint.pth").stat().st_size
+    result = launch(
+        *QUICK, "--output-dir", tmp_path, "--resume", "auto", largest=size // 2
+    )
+    assert "cannot be written ([Errno 27] File too large)" in error(result)
+    assert "what was saved before is whole" in result.stderr
+    assert load(tmp_path)["progress"]["updates"] == before
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
+
+
+def test_a_full_disk_on_two_processes(tmp_path):
+    """The first process tells it, and the other ends too."""
+    result = launch(
+        *QUICK, "--epochs", 1, "--output-dir", tmp_path, processes=2, largest=20_000
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("train.py: error: ") == 1
+    assert "File too large" in result.stderr
+
+
+def test_an_unwritable_folder_is_found_before_training(tmp_path):
+    """Here a file stands in its place."""
+    (tmp_path / "taken").write_text("")
+    result = launch(*QUICK, "--output-dir", tmp_path / "taken" / "run")
+    assert "--output-dir" in error(result)
+    assert "cannot be written" in result.stderr
+    assert "Epoch" not in result.stdout
+
+
+def test_a_truncated_checkpoint(tmp_path):
+    """Named; it is not overwritten either."""
+    assert launch(*QUICK, "--epochs", 1, "--output-dir", tmp_path).returncode == 0
+    path = tmp_path / "checkpoint.pth"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"no checkpoint"):
+        path.write_bytes(content)
+        result = launch(*QUICK, "--output-dir", tmp_path, "--resume", "auto")
+        assert f"{path} is damaged or no checkpoint" in error(result)
+        assert path.read_bytes() == content
+
+
+def test_a_checkpoint_of_another_network(tmp_path):
+    """Told apart from a damaged one."""
+    assert launch(*QUICK, "--epochs", 1, "--output-dir", tmp_path).returncode == 0
+    result = launch(
+        *QUICK, "--width", 0.1, "--resume", tmp_path, "--output-dir", tmp_path
+    )
+    assert "the checkpoint of another network than --model asks for" in error(result)
+
+
+def test_a_missing_checkpoint(tmp_path):
+    """`--resume PATH` does not start afresh, `--resume auto` does."""
+    result = launch(*QUICK, "--resume", tmp_path / "none.pth", "--output-dir", tmp_path)
+    assert "there is no file" in error(result)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_no_number(tmp_path, processes):
+    """The last good checkpoint stays, and can be resumed."""
+    common = (*QUICK, "--output-dir", tmp_path)
+    first = launch(*common, "--epochs", 1, processes=processes)
+    assert first.returncode == 0, first.stderr[-2000:]
+    before = load(tmp_path)
+    before["optimizer"]["param_groups"][0]["lr"] = 1e38
+    torch.save(before, tmp_path / "checkpoint.pth")
+    result = launch(*common, "--resume", "auto", processes=processes)
+    assert result.returncode == 1
+    assert result.stderr.count("train.py: error: the loss is nan") >= 1
+    assert load(tmp_path)["progress"] == before["progress"]
+    assert len(read(tmp_path)) == 1
