@@ -1,0 +1,120 @@
+"""Flags of the training script: what each does, and what it refuses."""
+
+import pytest
+import torch
+from launches import QUICK, read
+
+
+@pytest.fixture
+def parse(train, monkeypatch):
+    """The script's command line alone."""
+    from flags import parse
+
+    return lambda *arguments: parse([str(a) for a in arguments])
+
+
+def test_recipes_are_defaults(parse):
+    """A flag beats the recipe, the recipe beats the script's default."""
+    args = parse("--recipe", "allcnn-cifar10", "--lr_gamma", 0.3)
+    assert (args.model, args.num_views, args.epochs) == ("allcnn", 8, 350)
+    assert (args.lr_scheduler, args.lr_milestones) == ("multisteplr", [300, 325])
+    assert args.lr_gamma == 0.3
+    assert parse().model == "resnet18"
+
+
+def test_keep_rows_divides_the_batch(parse):
+    """128 rows are 16 images in 8 views."""
+    assert parse("--keep-rows", "-b", 128, "--num-views", 8).batch_size == 16
+    with pytest.raises(
+        ValueError, match=r"100 rows .* no multiple of --num-views 8; 96"
+    ):
+        parse("--keep-rows", "-b", 100, "--num-views", 8)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
+        (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
+        (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
+    ],
+)
+def test_flags_that_make_no_sense(parse, flags, message):
+    """Named before anything is loaded."""
+    with pytest.raises(ValueError, match=message):
+        parse(*flags)
+
+
+def test_sync_bn_needs_gpus(train, tmp_path):
+    """SyncBatchNorm of torch has no CPU form."""
+    with pytest.raises(ValueError, match="SyncBatchNorm runs on GPUs alone"):
+        train(*QUICK, "--sync-bn", "--output-dir", tmp_path)
+
+
+def test_the_start_states_the_effective_batch(train, tmp_path, capsys):
+    """Images and rows of an optimizer step, views, learning rate, processes."""
+    train(*QUICK, "--epochs", 1, "--gradient-accumulation-steps", 2, "--output-dir",
+          tmp_path)  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "an optimizer step: 64 images, 128 rows" in printed
+    assert "(1 process(es) x 2 accumulation step(s)), learning rate 0.1" in printed
+    assert "several come from torchrun" in printed
+    assert "of the epoch's time was waiting" in printed
+
+
+def test_milestones_and_warm_up(train, tmp_path):
+    """The milestones are epochs of the run, a warm-up among them."""
+    train(
+        *QUICK, "--epochs", 4, "--lr-scheduler", "multisteplr", "--lr-milestones", 2, 3,
+        "--lr-warmup-epochs", 1, "--lr-warmup-decay", 0.5, "--output-dir", tmp_path,
+    )  # fmt: skip
+    rates = [float(row["lr"]) for row in read(tmp_path)]
+    assert rates == pytest.approx([0.05, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--mixup-alpha", 0.2, "--label-smoothing", 0.1),
+        ("--channels-last", "--clip-grad-norm", 0.1),
+        ("--keep-rows", "--translation", 0, "--mixed-precision", "bf16"),
+    ],
+    ids=["mixup", "channels-last and clipping", "rows and bf16"],
+)
+def test_a_run_with(train, tmp_path, flags):
+    """Trains, tests and saves; the invariance losses are there."""
+    train(*QUICK, "--epochs", 1, *flags, "--output-dir", tmp_path)
+    (row,) = read(tmp_path)
+    assert 0 < float(row["layer:features.23"]) < 2
+
+
+@pytest.mark.all
+def test_a_compiled_run_is_the_same(train, tmp_path):
+    """To rounding; model.pth has stock names."""
+    for name, flags in (("stock", ()), ("compiled", ("--compile",))):
+        train(*QUICK, "--epochs", 1, *flags, "--output-dir", tmp_path / name)
+    stock, compiled = (
+        torch.load(tmp_path / name / "model.pth", weights_only=True)["model"]
+        for name in ("stock", "compiled")
+    )
+    for name, value in stock.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_the_average_is_tested_and_kept(train, tmp_path):
+    """With decay 0 it is a copy of the weights, with much decay it lags behind."""
+    common = (*QUICK, "--epochs", 1, "--model-ema", "--model-ema-steps", 1)
+    for decay in (0.0, 0.999):
+        folder = tmp_path / str(decay)
+        train(*common, "--model-ema-decay", decay, "--output-dir", folder)
+        saved = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+        kept = torch.load(folder / "model.pth", weights_only=True)["model"]
+        same = all(torch.equal(saved[name], value) for name, value in kept.items())
+        assert same == (decay == 0)
+
+
+def test_the_average_is_asked_for_again(train, tmp_path):
+    """A checkpoint with it is no checkpoint without it."""
+    train(*QUICK, "--epochs", 1, "--model-ema", "--output-dir", tmp_path)
+    with pytest.raises(ValueError, match="asks to add --model-ema"):
+        train(*QUICK, "--resume", tmp_path, "--output-dir", tmp_path)
