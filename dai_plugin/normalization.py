@@ -52,6 +52,14 @@ class Normalization:
                 )
         return _column(self.mean, images.device), _column(self.std, images.device)
 
+    def ranges(self, channels: int) -> list[tuple[float, float]]:
+        """Where [0, 1] pixels lie, channel by channel."""
+        mean, std = (
+            values * channels if len(values) == 1 else values
+            for values in (self.mean, self.std)
+        )
+        return [(-m / s, (1 - m) / s) for m, s in zip(mean, std, strict=True)]
+
     def prepare(self, images: Tensor) -> Tensor:
         """Float images as they are; integer ones scaled to [0, 1] and normalised."""
         if images.is_floating_point():

@@ -27,6 +27,7 @@ from dai_plugin.normalization import (
     known_normalization,
 )
 from dai_plugin.schemes import Scheme, Transform, find_scheme
+from dai_plugin.variance import as_rows
 from dai_plugin.views import expand, mix_seed, transform
 
 logger = logging.getLogger("dai_plugin")
@@ -127,7 +128,7 @@ class _Moments:
         delta = mean - self.mean
         self.squares = (
             self.squares
-            + (rows - mean).square().sum(dtype=torch.float64)
+            + _squares(rows.sub_(mean)).sum()
             + delta.square().sum(dtype=torch.float64) * (self.count * count / total)
         )
         self.mean = self.mean + delta * (count / total)
@@ -135,8 +136,7 @@ class _Moments:
 
     def distances(self, rows: Tensor) -> Tensor:
         """Mean squared distance `[n]` of each row to all rows, summed over features."""
-        own = (rows - self.first - self.mean).square().sum(1, dtype=torch.float64)
-        return own + self.squares / self.count
+        return _squares((rows - self.first).sub_(self.mean)) + self.squares / self.count
 
 
 class _Taps:
@@ -265,9 +265,8 @@ def _stream(
             clean: dict[str, Tensor] = clean,
             scores: dict[str, list[Tensor]] = scores,
         ) -> None:
-            apart = (_rows(activation) - _rows(clean[name])).square()
-            distance = apart.sum(1, dtype=torch.float64)
-            scores.setdefault(name, []).append(distance)
+            apart = _rows(activation) - _rows(clean[name])
+            scores.setdefault(name, []).append(_squares(apart))
 
         keep("input", batches.pixels(images))
         taps.run(model, images, keep)
@@ -319,7 +318,13 @@ class _Transformations:
 
 
 def _rows(activation: Tensor) -> Tensor:
-    return activation.flatten(1).float()
+    return as_rows(activation).float()
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Squared length `[n]` of each row in float64, without a temporary of its size."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms.double().square()
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def tap(activations: Tensor, groups: Views | Classes) -> tuple[Tensor, Tensor]:
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
         with torch.autocast(activations.device.type, enabled=False):
-            flat = _flat(activations).to(_statistics_dtype(activations))
+            flat = as_rows(activations).to(_statistics_dtype(activations))
             return activations, groups.sums(flat)
     alias, sums = _Tap.apply(activations, groups)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
@@ -164,7 +164,7 @@ class _Tap(torch.autograd.Function):
         (activations,) = ctx.saved_tensors
         flat = activations.new_empty(activations.shape[0], activations[0].numel())
         if incoming is not None:
-            incoming = _flat(incoming, _feature_order(activations))
+            incoming = as_rows(incoming, _feature_order(activations))
         for columns, rows in _blocks(activations):
             # In float32 up to here, so that a loss scale keeps what half would lose.
             own = ctx.groups.gradient(rows, *of_sums)
@@ -172,7 +172,7 @@ class _Tap(torch.autograd.Function):
                 flat[:, columns] = own
             else:
                 torch.add(incoming[:, columns], own, out=flat[:, columns])
-        return _unflat(flat, activations), None
+        return _from_rows(flat, activations), None
 
 
 def _squares(values: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def _squares(values: Tensor) -> Tensor:
 
 def _blocks(activations: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Columns and their rows `[N, d]`, in float32 or float64."""
-    flat, dtype = _flat(activations), _statistics_dtype(activations)
+    flat, dtype = as_rows(activations), _statistics_dtype(activations)
     block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
     width = max(block // flat.shape[0], 1)
     for start in range(0, flat.shape[1], width):
@@ -201,14 +201,14 @@ def _feature_order(activations: Tensor) -> list[int]:
     return sorted(features, key=activations.stride, reverse=True)
 
 
-def _flat(activations: Tensor, order: list[int] | None = None) -> Tensor:
+def as_rows(activations: Tensor, order: list[int] | None = None) -> Tensor:
     """`[N, D]` with the features in storage order: a view for channels_last too."""
     order = _feature_order(activations) if order is None else order
     return activations.permute(0, *order).reshape(activations.shape[0], -1)
 
 
-def _unflat(flat: Tensor, activations: Tensor) -> Tensor:
-    """The inverse of `_flat`: shape and memory format of the activations."""
+def _from_rows(flat: Tensor, activations: Tensor) -> Tensor:
+    """The inverse of `as_rows`: shape and memory format of the activations."""
     order = [0, *_feature_order(activations)]
     ordered = flat.view([activations.shape[dim] for dim in order])
     return ordered.permute([order.index(dim) for dim in range(len(order))])

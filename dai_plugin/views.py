@@ -109,8 +109,8 @@ def transform(
             moved = images.float().expand(out.shape)
         if not scheme.colours:
             return out.copy_(moved)
-        mean, std = normalization.tensors(images)
-        return colour(moved, parameters, mean, std, out=out)
+        _, std = normalization.tensors(images)
+        return clip(colour(moved, parameters, std, out=out), normalization)
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
@@ -135,14 +135,13 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def colour(
-    images: Tensor, parameters: Parameters, mean: Tensor, std: Tensor, *, out: Tensor
+    images: Tensor, parameters: Parameters, std: Tensor, *, out: Tensor
 ) -> Tensor:
-    """`g * (x - mean of the channel) + mean of the channel + b`, clipped to [0, 1].
+    """`g * (x - mean of the channel) + mean of the channel + b`.
 
     Args:
-        images: `[V, B, C, H, W]`, carrying the normalisation of `mean` and `std`.
+        images: `[V, B, C, H, W]`, carrying a normalisation.
         parameters: "contrast" g and "brightness" b, each `[V * B]`, in pixels.
-        mean: `[C, 1, 1]` mean of the normalisation.
         std: `[C, 1, 1]` standard deviation of the normalisation.
         out: where the result is written.
     """
@@ -150,33 +149,39 @@ def colour(
     gain = parameters["contrast"].view(shape)
     shift = parameters["brightness"].view(shape) / std
     centre = images.mean((3, 4), keepdim=True)
-    torch.addcmul(centre * (1 - gain) + shift, images, gain, out=out)
-    return out.clamp_((-mean / std).to(out.dtype), ((1 - mean) / std).to(out.dtype))
+    return torch.addcmul(centre * (1 - gain) + shift, images, gain, out=out)
+
+
+def clip(images: Tensor, normalization: Normalization) -> Tensor:
+    """Clips `[V, B, C, H, W]` images in place to where [0, 1] pixels lie."""
+    ranges = normalization.ranges(images.shape[2])
+    if len(set(ranges)) == 1:
+        return images.clamp_(*ranges[0])
+    # With numbers for bounds this is much faster than with tensors.
+    for channel, (low, high) in zip(images.unbind(2), ranges, strict=True):
+        channel.clamp_(low, high)
+    return images
 
 
 def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     """Where each output pixel comes from: `[..., H, W, 2]` in [-1, 1] coordinates.
 
     The 2 x 2 part is inverted in closed form: a solver would wait for the device.
+    Positions are complex numbers x + i y, so that one addition writes both coordinates.
     """
     a, b, x, c, d, y = matrices[..., :2, :].flatten(-2).float().unbind(-1)
     scale = 1 / (a * d - b * c)
-    rows = (
-        (d * scale, -b * scale, (b * y - d * x) * scale, width),
-        (-c * scale, a * scale, (c * x - a * y) * scale, height),
-    )
-    across = torch.arange(width, device=a.device, dtype=torch.float32)
-    down = torch.arange(height, device=a.device, dtype=torch.float32)[:, None]
-    grid = torch.empty(*a.shape, height, width, 2, device=a.device)
-    for i, (from_x, from_y, shift, size) in enumerate(rows):
-        # align_corners=False: pixel p lies at (2 p + 1) / size - 1.
-        factor = (2 / size * torch.stack([from_x, from_y, shift + 0.5]))[
-            ..., None, None
-        ]
-        torch.add(
-            factor[0] * across, factor[1] * down + (factor[2] - 1), out=grid[..., i]
-        )
-    return grid
+    # align_corners=False: pixel p lies at (2 p + 1) / size - 1.
+    unit_x, unit_y = 2 / width * scale, 2 / height * scale
+    across = torch.complex(d * unit_x, -c * unit_y)[..., None, None]
+    down = torch.complex(-b * unit_x, a * unit_y)[..., None, None]
+    origin = torch.complex(
+        (b * y - d * x) * unit_x + (1 / width - 1),
+        (c * x - a * y) * unit_y + (1 / height - 1),
+    )[..., None, None]
+    columns = torch.arange(width, device=a.device, dtype=torch.float32)
+    lines = torch.arange(height, device=a.device, dtype=torch.float32)[:, None]
+    return torch.view_as_real(across * columns + (down * lines + origin))
 
 
 def _empty_rows(images: Tensor, num_views: int) -> Tensor:

@@ -1,0 +1,139 @@
+"""Time and memory of a training step: plain, with the method, with the alternatives.
+
+python benchmarks/overhead.py --output benchmarks/results
+python benchmarks/overhead.py --device cuda --output benchmarks/results
+
+All arms run the same network on the same rows in one process, interleaved; "plain" is
+the step without views and without an invariance loss.
+"""
+
+import argparse
+import dataclasses
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import timing
+import torch
+from steps import ARMS, Setting, Step, saved_mib
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
+import models
+
+FEW = ["plain", "invariance loss", "method"]
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
+
+
+def networks(device: torch.device) -> dict[str, tuple[Setting, list[str]]]:
+    """What is measured, and with which arms."""
+
+    def setting(name: str, images: int, views: int, side: int, width: float = 1.0):
+        options = models.arguments(name, 10, width)
+        return Setting(
+            lambda: models.build(name, **options), images, views, side, device
+        )
+
+    every = list(ARMS)
+    if device.type == "cpu":
+        return {
+            "All-CNN-C": (setting("allcnn", 16, 8, 32), every),
+            "All-CNN-C, width 1/4": (setting("allcnn", 16, 8, 32, 0.25), every),
+            "WRN-28-10, width 1/10": (setting("wrn28_10", 16, 8, 32, 0.1), FEW),
+            "ResNet-50": (setting("resnet50", 8, 2, 224), FEW),
+        }
+    half = {"bf16": True, "channels_last": True}
+    big = setting("resnet50", 128, 2, 224)
+    settings = {
+        "All-CNN-C": (setting("allcnn", 16, 8, 32), every),
+        "WRN-28-10": (setting("wrn28_10", 16, 8, 32), every),
+        "ResNet-50, 4 stages": (dataclasses.replace(big, layers=STAGES), FEW),
+        "ResNet-50": (big, FEW),
+    }
+    return {
+        name: (dataclasses.replace(each, **half), arms)
+        for name, (each, arms) in settings.items()
+    }
+
+
+def case(
+    name: str, setting: Setting, arms: list[str], rounds: int, steps: int, memory: bool
+) -> dict:
+    """Seconds of every arm, saved tensors, and peak memory of fresh processes."""
+    built = {arm: ARMS[arm](setting) for arm in arms}
+    saved = (
+        {}
+        if setting.compiled
+        else {arm: saved_mib(built[arm]) for arm in ("plain", "invariance loss")}
+    )
+    seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=4)
+    compiled = setting.compiled
+    rows = setting.images * setting.views
+    plain = statistics.median(seconds["plain"])
+    return {
+        "network": f"{name}, compiled" if compiled else name,
+        "images": setting.images,
+        "views": setting.views,
+        "side": setting.side,
+        "dtype": "bfloat16" if setting.bf16 else "float32",
+        "rows_per_second": rows / plain,
+        "reference": "plain",
+        "seconds": seconds,
+        "saved_mib": saved,
+        "peak_mib": {arm: peak(name, arm, setting) for arm in arms if memory},
+    }
+
+
+def peak(name: str, arm: str, setting: Setting) -> float:
+    """Peak memory of three steps in a process of its own, in MiB."""
+    command = [sys.executable, __file__, "--device", str(setting.device)]
+    command += ["--peak", name, arm]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(result.stdout.split()[-1])
+
+
+def steps_alone(step: Step, device: torch.device) -> float:
+    """Runs three steps; peak memory of the device, or of this process, in MiB."""
+    for _ in range(3):
+        step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Writes the results of all networks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", default="benchmarks/results", type=Path)
+    parser.add_argument("--rounds", default=15, type=int)
+    parser.add_argument("--only", nargs="+", help="names of networks")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    chosen = networks(device)
+    if args.peak:
+        name, arm = args.peak
+        print(steps_alone(ARMS[arm](chosen[name][0]), device))
+        return
+    torch.backends.cudnn.benchmark = True
+    cases = []
+    for name, (setting, arms) in chosen.items():
+        if args.only and name not in args.only:
+            continue
+        # Blocks of about a second on an accelerator; a step lasts that long on a CPU.
+        steps = 1 if device.type == "cpu" else 20
+        memory = not args.no_memory
+        cases.append(case(name, setting, arms, args.rounds, steps, memory))
+        if not args.no_compile and name.startswith("All-CNN"):
+            fast = dataclasses.replace(setting, compiled=True)
+            cases.append(case(name, fast, FEW, args.rounds, steps, False))
+        timing.write(args.output, "overhead", device, cases)
+        print(f"{name}: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Training steps to compare: the same network and rows, with and without the method."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import rivals
+import torch
+from torch import Tensor, nn
+
+import dai_plugin
+from dai_plugin.normalization import Normalization
+from dai_plugin.views import expand, repeat_targets
+
+KNOWN = Normalization.given(0.0, 1.0)
+
+
+@dataclass
+class Setting:
+    """What all arms of a comparison share.
+
+    Attributes:
+        build: makes the network.
+        images: a step.
+        views: of each image.
+        side: of an image, in pixels.
+        device: where everything runs.
+        layers: at which the loss is taken.
+        bf16: autocast to bfloat16.
+        channels_last: memory format of network and images.
+        compiled: whether the networks are compiled.
+    """
+
+    build: Callable[[], nn.Module]
+    images: int
+    views: int
+    side: int
+    device: torch.device
+    layers: str | list[str] = "auto"
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+
+class Step:
+    """One training step: network, criterion, Nesterov SGD; subclasses say what else."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        torch.manual_seed(0)
+        network = setting.build().to(setting.device).train()
+        shape = (setting.images, 3, setting.side, setting.side)
+        self.images = torch.rand(shape, device=setting.device)
+        self.targets = torch.randint(10, (setting.images,), device=setting.device)
+        if setting.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), 0.01, momentum=0.9, nesterov=True
+        )
+        self.criterion = nn.CrossEntropyLoss()
+        self.network = network
+        self.rows = self.images.repeat(setting.views, 1, 1, 1).contiguous(
+            memory_format=torch.channels_last
+            if setting.channels_last
+            else torch.contiguous_format
+        )
+        self.labels = repeat_targets(self.targets, setting.views)
+        self.prepare()
+        self.model = torch.compile(network) if setting.compiled else network
+
+    def prepare(self) -> None:
+        """Puts hooks in place, before the network is compiled."""
+
+    def loss(self) -> Tensor:
+        """The loss of the step."""
+        return self.task(self.rows)
+
+    def task(self, rows: Tensor) -> Tensor:
+        """The task loss of the rows."""
+        with self.autocast():
+            return self.criterion(self.model(rows), self.labels)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Autocast, where the setting asks for it."""
+        if not self.setting.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.setting.device.type, torch.bfloat16)
+
+    def __call__(self) -> float | None:
+        loss = self.loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return None
+
+
+class LossOnly(Step):
+    """The invariance loss on ready rows: making them is not timed."""
+
+    def prepare(self) -> None:
+        """Hooks the layers."""
+        self.dai = dai_plugin.DataAugmentationInvariance(
+            self.network,
+            num_views=self.setting.views,
+            layers=self.setting.layers,
+            scheme=dai_plugin.Scheme.photometric(contrast=0.0, brightness=0.0),
+            mean=0.0,
+            std=1.0,
+        )
+
+    def loss(self) -> Tensor:
+        """Task loss and invariance losses."""
+        return self.dai.loss(self.task(self.rows))
+
+    def __call__(self) -> float:
+        self.dai.views(self.images)
+        if self.setting.device.type != "cpu":
+            super().__call__()  # the device is not waited for, so nothing to subtract
+            return 0.0
+        start = time.perf_counter()
+        super().__call__()
+        return time.perf_counter() - start
+
+
+class Views(Step):
+    """In-batch augmentation alone: views are made, the task loss is all there is."""
+
+    def loss(self) -> Tensor:
+        """The task loss of fresh views."""
+        rows = expand(
+            self.images,
+            self.setting.views,
+            dai_plugin.Scheme.heavier(),
+            first_view="augmented",
+            normalization=KNOWN,
+            seed=0,
+        )
+        return self.task(rows)
+
+
+class Method(Step):
+    """The whole method: views, task loss, invariance losses."""
+
+    def prepare(self) -> None:
+        """Hooks the layers."""
+        self.dai = dai_plugin.DataAugmentationInvariance(
+            self.network,
+            num_views=self.setting.views,
+            layers=self.setting.layers,
+            mean=0.0,
+            std=1.0,
+        )
+
+    def loss(self) -> Tensor:
+        """Task loss and invariance losses of fresh views."""
+        return self.dai.loss(self.task(self.dai.views(self.images)))
+
+
+class Hooked(Step):
+    """Another form of the loss, at the same layers, on ready rows."""
+
+    form = staticmethod(rivals.pairwise_loss)
+
+    def prepare(self) -> None:
+        """Hooks the layers."""
+        names = dai_plugin.select_layers(self.network, self.setting.layers)
+        self.hooked = rivals.HookedLoss(
+            self.network, names, self.setting.views, self.form
+        )
+
+    def loss(self) -> Tensor:
+        """Task loss and invariance losses."""
+        return self.hooked.total(self.task(self.rows))
+
+
+class ClosedForm(Hooked):
+    """The ratio of variances, left to autograd."""
+
+    form = staticmethod(rivals.closed_form_loss)
+
+
+class KorniaPairwise(Hooked):
+    """Views by kornia's pipeline, losses in the pairwise form."""
+
+    def prepare(self) -> None:
+        """Hooks the layers."""
+        super().prepare()
+        self.pipeline = rivals.kornia_pipeline().to(self.setting.device)
+
+    def loss(self) -> Tensor:
+        """Task loss and invariance losses of fresh views."""
+        with torch.no_grad():
+            rows = self.pipeline(self.rows)
+        return self.hooked.total(self.task(rows))
+
+
+class TorchvisionViews(Step):
+    """Views by torchvision's transforms, image by image; the task loss alone."""
+
+    def prepare(self) -> None:
+        """Makes the pipeline."""
+        self.pipeline = rivals.torchvision_pipeline()
+
+    def loss(self) -> Tensor:
+        """The task loss of fresh views."""
+        with torch.no_grad():
+            rows = self.pipeline(self.rows)
+        return self.task(rows)
+
+
+ARMS: dict[str, type[Step]] = {
+    "plain": Step,
+    "invariance loss": LossOnly,
+    "views": Views,
+    "method": Method,
+    "pairwise loss": Hooked,
+    "closed form, autograd": ClosedForm,
+    "kornia and pairwise": KorniaPairwise,
+    "torchvision image by image": TorchvisionViews,
+}
+
+
+def saved_mib(step: Step) -> float:
+    """What the step's forward saves for its backward, in MiB of distinct storages."""
+    if isinstance(step, LossOnly):
+        step.dai.views(step.images)
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = step.loss()
+    loss.backward()
+    return sum(storages.values()) / 2**20
