@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: help install check test test-all demo clean
+.PHONY: help install check test test-all bench demo clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -31,6 +31,18 @@ test: install  ## the tests
 
 test-all: .venv/integrations  ## every network, and other people's trainers
 	$(BIN)/python -m pytest -m ""
+
+# Freed memory is kept by the process, as CUDA's allocator keeps it: otherwise a CPU step
+# is timed with the kernel's work of handing out its pages again and again.
+KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+BENCH := $(KEEP) $(BIN)/python benchmarks
+
+bench: install  ## time and memory beside the alternatives; the tables of docs/cost.md
+	$(BENCH)/views.py
+	$(BENCH)/scores.py
+	$(BENCH)/growth.py --plot docs/growth.png
+	$(BENCH)/overhead.py
+	$(BIN)/python benchmarks/table.py docs/cost.md
 
 # One network, trained twice from the same weights on the same views: with the task loss
 # alone, and with the invariance losses. A mirrored digit is no digit: --flip 0.

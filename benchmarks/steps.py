@@ -89,6 +89,7 @@ class Step:
         return torch.autocast(self.setting.device.type, torch.bfloat16)
 
     def __call__(self) -> float | None:
+        """Loss, backward and the optimizer's step."""
         loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
@@ -115,6 +116,7 @@ class LossOnly(Step):
         return self.dai.loss(self.task(self.rows))
 
     def __call__(self) -> float:
+        """The step's seconds without its views, where the host can tell."""
         self.dai.views(self.images)
         if self.setting.device.type != "cpu":
             super().__call__()  # the device is not waited for, so nothing to subtract

@@ -107,7 +107,9 @@ class LayerHooks:
                 f"the chosen layers {silent} did not fire in this forward pass, so "
                 "their invariance would not be trained; choose layers that take part "
                 "in every training forward. If the network was compiled before "
-                "attach, compile it afterwards"
+                "attach, compile it afterwards; if another network of its class was "
+                "compiled in this process, set torch._dynamo.config."
+                "skip_nnmodule_hook_guards = False first, or its graph is reused"
             )
 
     @property
@@ -119,7 +121,7 @@ class LayerHooks:
         """The invariance losses `[calls]` of the forward that ended."""
         sums = list(self._sums.values())
         stacked = torch.stack([each.to(sums[-1].device) for each in sums])
-        return variance_ratio(stacked, self._groups.degrees)
+        return variance_ratio(stacked, self._groups)
 
     def check(self) -> None:
         """Checks that no measured activation was overwritten since.

@@ -52,7 +52,7 @@ def invariance_loss(
             "image i"
         )
     groups = Views(num_views, activations.shape[0], correction)
-    return variance_ratio(tap(activations, groups)[1], groups.degrees)
+    return variance_ratio(tap(activations, groups)[1], groups)
 
 
 def class_invariance_loss(
@@ -91,16 +91,17 @@ def class_invariance_loss(
             "labels over the views: labels.repeat(num_views)"
         )
     groups = Classes(labels.to(activations.device), correction)
-    return variance_ratio(tap(activations, groups)[1], groups.degrees)
+    return variance_ratio(tap(activations, groups)[1], groups)
 
 
-def variance_ratio(sums: Tensor, degrees: int) -> Tensor:
-    """The losses `[...]` of layers with the sums `[..., 2]` of `tap`.
+def variance_ratio(sums: Tensor, groups: Views | Classes) -> Tensor:
+    """The losses `[...]` of layers with the sums `[..., k]` of `tap`.
 
     Rows that are all equal (a dead layer) give 0 with zero gradient, and so do rows so
     near each other that the inverse of their variance overflows; NaN stays NaN.
     """
-    within, squares = sums.unbind(-1)
+    within, squares = groups.combine(sums)
+    degrees = groups.degrees
     dead = squares < 4 * degrees / torch.finfo(squares.dtype).max
     ratio = within * degrees / torch.where(dead, 1.0, squares)
     return torch.where(dead, 0.0, ratio)

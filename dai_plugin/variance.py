@@ -1,4 +1,4 @@
-"""The two sums of squares of a layer, and the tap that takes them on the way.
+"""A layer's sums of squares, and the tap that takes them on the way.
 
 Rows are taken less one of them before anything is squared, which is exact for near
 values: a large mean with a small deviation costs no digits.
@@ -36,23 +36,28 @@ class Views:
         self._weight = 1 / max(pairs, 1)
 
     def sums(self, rows: Tensor) -> Tensor:
-        """Weighted squares within groups, plain squares about the mean of all rows."""
+        """Squares about first views, of means about these, of means about theirs."""
         first, apart = self._apart(rows)
         drift = apart.mean(0)
-        within = _squares(apart) - self.num_views * _squares(drift)
         means = (first - first[:1]).detach() + drift
-        between = _squares(means - means.mean(0)) * self.num_views
-        return torch.stack([self._weight * within, within + between])
+        squares = [_squares(v) for v in (apart, drift, means - means.mean(0))]
+        return torch.stack(squares)
 
-    def gradient(self, rows: Tensor, within: Tensor, squares: Tensor) -> Tensor:
-        """Gradient for the rows, given those for the two sums."""
-        within, squares = 2 * within * self._weight, 2 * squares
+    def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the squares within groups, and squares about the mean of all rows."""
+        apart, drift, between = sums.unbind(-1)
+        within = apart - self.num_views * drift
+        return self._weight * within, within + self.num_views * between
+
+    def gradient(self, rows: Tensor, of_sums: Tensor) -> Tensor:
+        """Gradient for the rows, given that of the sums."""
+        of_apart, of_drift, of_between = 2 * of_sums
         first, apart = self._apart(rows)
         drift = apart.mean(0)
-        offset = first - first[:1]
-        offset -= (offset + drift).mean(0)
-        offset.mul_(squares).addcmul_(drift, -within)
-        torch.addcmul(offset, apart, within + squares, out=apart)
+        offset = first - first[:1] + drift
+        offset -= offset.mean(0)
+        offset.mul_(of_between).addcmul_(drift, of_drift).div_(self.num_views)
+        torch.addcmul(offset, apart, of_apart, out=apart)
         return apart.flatten(0, 1)
 
     def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,13 +96,19 @@ class Classes:
         return rows - (sums / self._counts.to(rows.dtype))[self._group]
 
     def sums(self, rows: Tensor) -> Tensor:
-        """Weighted squares within groups, plain squares about the mean of all rows."""
+        """Weighted squares within groups, squares about the mean of all rows."""
         rows = rows - rows[:1].detach()
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
         return torch.stack([within.sum(), _squares(rows - rows.mean(0))])
 
-    def gradient(self, rows: Tensor, within: Tensor, squares: Tensor) -> Tensor:
-        """Gradient for the rows, given those for the two sums."""
+    def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the squares within groups, and squares about the mean of all rows."""
+        within, squares = sums.unbind(-1)
+        return within, squares
+
+    def gradient(self, rows: Tensor, of_sums: Tensor) -> Tensor:
+        """Gradient for the rows, given that of the sums."""
+        within, squares = of_sums
         rows = rows - rows[:1]
         weight = 2 * within * self._weight.to(rows.dtype)
         about_mean = (rows - rows.mean(0)) * (2 * squares)
@@ -105,16 +116,16 @@ class Classes:
 
 
 def tap(activations: Tensor, groups: Views | Classes) -> tuple[Tensor, Tensor]:
-    """The activations to go on with, and their sums `[2]`.
+    """The activations to go on with, and their sums of squares.
 
     Args:
         activations: `[N, ...]`, of any floating dtype and memory format.
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), and the squares
-        within groups (weighted so that they are a mean over groups) and about the mean
-        of all rows: float64 for float64 activations, else float32, differentiable once.
+        An alias of the activations (themselves where that cannot be), and the sums that
+        `groups.combine` makes the two of the loss from: float64 for float64
+        activations, else float32, differentiable once.
     """
     if torch.compiler.is_compiling():
         # Plain operations fuse into their neighbours, and an in-place operation after
@@ -142,7 +153,7 @@ class _Tap(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(activations.device.type, enabled=False):
             parts = [groups.sums(rows) for _, rows in _blocks(activations)]
-            sums = torch.stack(parts).sum(0)
+            sums = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         ctx.save_for_backward(activations)
         ctx.groups = groups
         ctx.set_materialize_grads(False)
@@ -167,7 +178,7 @@ class _Tap(torch.autograd.Function):
             incoming = as_rows(incoming, _feature_order(activations))
         for columns, rows in _blocks(activations):
             # In float32 up to here, so that a loss scale keeps what half would lose.
-            own = ctx.groups.gradient(rows, *of_sums)
+            own = ctx.groups.gradient(rows, of_sums)
             if incoming is None:
                 flat[:, columns] = own
             else:
@@ -178,7 +189,8 @@ class _Tap(torch.autograd.Function):
 def _squares(values: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return values.square().sum()
-    return torch.dot(values.view(-1), values.view(-1))  # without a temporary
+    values = values.reshape(-1)
+    return torch.dot(values, values)  # without a temporary
 
 
 def _blocks(activations: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -1,0 +1,156 @@
+"""The tables of README and docs from the results, and the ratios against the targets.
+
+python benchmarks/table.py                  # prints
+python benchmarks/table.py docs/cost.md     # writes between the file's markers
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import timing
+
+RESULTS = Path(__file__).parent / "results"
+MARKERS = ("<!-- made by benchmarks/table.py -->", "<!-- until here -->")
+# Suite, network or side, arm, what its ratio may be at most (or at least).
+TARGETS = [
+    ("overhead", "All-CNN-C", "invariance loss", "<=", 1.02),
+    ("overhead", "All-CNN-C, width 1/4", "invariance loss", "<=", 1.08),
+    ("overhead", "ResNet-50", "invariance loss", "<=", 1.03),
+    ("views", "32", "kornia", ">=", 3.0),
+    ("views", "224", "kornia", ">=", 1.5),
+    ("scores", "10240", "invariance_scores", "<=", 1.15),
+]
+
+
+def load(device: str = "cpu") -> dict[str, dict]:
+    """The results of every suite that was run on that kind of device."""
+    return {
+        path.name.split("--")[0]: json.loads(path.read_text())
+        for path in sorted(RESULTS.glob(f"*--{device}.json"))
+    }
+
+
+def title(case: dict) -> str:
+    """What a case is called."""
+    return str(case.get("network") or case.get("side") or case.get("images"))
+
+
+def lines(results: dict[str, dict]) -> Iterator[str]:
+    """Markdown tables of all suites, each with what it was measured on."""
+    if "overhead" in results:
+        yield from overhead(results["overhead"])
+    for suite, headline in (
+        ("views", "{rows} rows of {side} x {side} pixels, heavier scheme"),
+        ("scores", "{images} images, All-CNN-C at quarter width, 5 transformations"),
+    ):
+        if suite in results:
+            yield from simple(results[suite], headline)
+
+
+def overhead(result: dict) -> Iterator[str]:
+    """A row an arm, a column a network: the step's time as a ratio to plain."""
+    cases = result["cases"]
+    arms = dict.fromkeys(arm for case in cases for arm in case["seconds"])
+    yield f"Training step, as a ratio to the plain step ({about(result)}):\n"
+    yield "| | " + " | ".join(title(case) for case in cases) + " |"
+    yield "|---|" + "---:|" * len(cases)
+    plain = [f"{1e3 * median(case, 'plain'):.0f} ms" for case in cases]
+    yield "| plain step | " + " | ".join(plain) + " |"
+    for arm in arms:
+        if arm != "plain":
+            cells = [cell(case, arm) for case in cases]
+            yield f"| {shown(arm)} | " + " | ".join(cells) + " |"
+    sizes = [f"{c['images']} x {c['views']} at {c['side']}" for c in cases]
+    yield "| images x views at side | " + " | ".join(sizes) + " |"
+    saved = [growth(case["saved_mib"]) for case in cases]
+    yield "| saved for the backward | " + " | ".join(saved) + " |"
+    peak = [growth(case["peak_mib"]) for case in cases]
+    yield "| peak memory | " + " | ".join(peak) + " |\n"
+
+
+def simple(result: dict, headline: str) -> Iterator[str]:
+    """A table a case: milliseconds, and the ratio to the reference."""
+    for case in result["cases"]:
+        yield f"{headline.format(**case)} ({about(result)}):\n"
+        yield f"| | ms | ratio to {case['reference']} |"
+        yield "|---|---:|---:|"
+        for arm in case["seconds"]:
+            milliseconds = 1e3 * median(case, arm)
+            yield f"| {shown(arm)} | {milliseconds:.1f} | {cell(case, arm)} |"
+        yield ""
+
+
+def cell(case: dict, arm: str) -> str:
+    """Median ratio and its 95 % interval."""
+    if arm not in case["seconds"]:
+        return ""
+    if arm == case["reference"]:
+        return "1"
+    middle, low, high = timing.ratio(case["seconds"], arm, case["reference"])
+    single = len(case["seconds"][arm]) == 1
+    return f"{middle:.3f}" if single else f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+def growth(mib: dict[str, float]) -> str:
+    """Memory with the invariance loss beside that of the plain step."""
+    if "invariance loss" not in mib:
+        return ""
+    return f"{mib['invariance loss'] / mib['plain']:.3f} of {mib['plain']:.0f} MiB"
+
+
+def shown(arm: str) -> str:
+    """What the table calls an arm."""
+    return "the reference again (noise)" if arm == timing.AGAIN else arm
+
+
+def median(case: dict, arm: str) -> float:
+    """Seconds."""
+    return statistics.median(case["seconds"][arm])
+
+
+def about(result: dict) -> str:
+    """Machine, versions, date and commit."""
+    machine = result["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v)
+    return f"{machine['device']}, {versions}, {machine['date']}, {machine['commit']}"
+
+
+def verdicts(results: dict[str, dict]) -> Iterator[str]:
+    """A line a target: what it asks, what was measured, whether it is met."""
+    for suite, name, arm, sign, limit in TARGETS:
+        for case in results.get(suite, {"cases": []})["cases"]:
+            if title(case) == name and arm in case["seconds"]:
+                value = timing.ratio(case["seconds"], arm, case["reference"])[0]
+                met = value <= limit if sign == "<=" else value >= limit
+                yield (
+                    f"{suite}: {name}: {arm} {value:.3f}, target {sign} {limit}: "
+                    f"{'met' if met else 'missed'}"
+                )
+
+
+def replace(text: str, tables: str) -> str:
+    """The text with the tables between its markers."""
+    start, end = (re.escape(marker) for marker in MARKERS)
+    inside = f"{MARKERS[0]}\n{tables}\n{MARKERS[1]}"
+    return re.sub(f"{start}.*?{end}", lambda _: inside, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Prints the tables, or writes them into files; the verdicts come last."""
+    tables = "\n".join(
+        line for device in ("cpu", "cuda") for line in lines(load(device))
+    )
+    if not sys.argv[1:]:
+        print(tables)
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(replace(path.read_text(), tables))
+    print("\n".join(verdicts(load())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The tap: one node of the graph carries the network's gradient and the loss's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dai_plugin import DataAugmentationInvariance, attach, attached, invariance_loss
+from dai_plugin.loss import variance_ratio
+from dai_plugin.variance import Views, tap
+
+AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
+
+
+def activations(shape=(6, 2, 3), dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_()
+
+
+def through_tap(values, groups):
+    alias, sums = tap(values, groups)
+    return alias.sin().sum() + 3 * variance_ratio(sums, groups)
+
+
+def beside(values, groups):
+    loss = invariance_loss(values, groups.num_views)
+    return values.sin().sum() + 3 * loss
+
+
+def test_gradcheck_of_both_outputs():
+    """The alias and the sums together have the right derivative."""
+    groups = Views(3, 6, 0)
+    assert torch.autograd.gradcheck(lambda a: through_tap(a, groups), activations())
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 4, 5, 3), (6, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+def test_the_same_gradient_as_a_loss_beside_the_network(shape, layout):
+    """In every memory format, to the last digits."""
+    base = activations(shape).detach()
+    if layout == "channels_last" and len(shape) == 4:
+        base = base.to(memory_format=torch.channels_last)
+    if layout == "transposed":
+        base = base.transpose(0, 1).contiguous().transpose(0, 1)
+    one, other = base.clone().requires_grad_(), base.clone().requires_grad_()
+    groups = Views(3, 6, 0)
+    through_tap(one, groups).backward()
+    beside(other, groups).backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-14)
+    assert one.grad.stride() == base.stride() or layout == "transposed"
+
+
+def test_an_expanded_gradient_is_taken():
+    """Average pooling sends a gradient without memory of its own."""
+    values = activations((6, 4, 3, 3))
+    alias, sums = tap(values, Views(3, 6, 0))
+    (alias.mean((2, 3)).sum() + sums[0]).backward()
+    twin = activations((6, 4, 3, 3))
+    (twin.mean((2, 3)).sum() + tap(twin, Views(3, 6, 0))[1][0]).backward()
+    torch.testing.assert_close(values.grad, twin.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_adds_in_float32(dtype):
+    """The sum of both gradients is rounded once."""
+    values = activations((8, 40), torch.float32).detach().to(dtype).requires_grad_()
+    wide = values.detach().float().requires_grad_()
+    groups = Views(4, 8, 0)
+    through_tap(values, groups).backward()
+    alias, sums = tap(wide, groups)
+    incoming = alias.detach().to(dtype).sin()  # the network runs in half precision
+    own = 3 * variance_ratio(sums, groups)
+    (own + (alias * incoming.cos().float()).sum() * 0).backward()
+    cosine = values.detach().cos().float()
+    expected = (wide.grad + cosine).to(dtype)
+    torch.testing.assert_close(
+        values.grad, expected, rtol=2 * torch.finfo(dtype).eps, atol=0
+    )
+
+
+def test_without_its_sums_the_tap_is_transparent():
+    """Even a second derivative passes, for it is the network's own."""
+    values = activations()
+    alias, _ = tap(values, Views(3, 6, 0))
+    (first,) = torch.autograd.grad(alias.pow(3).sum(), values, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), values)
+    torch.testing.assert_close(second, 6 * values.detach())
+
+
+def test_the_network_goes_on_with_an_alias(net, batch):
+    """No copy of an activation: the tap's output shares its memory."""
+    seen = []
+    layer = net.features[4]
+    layer.register_forward_hook(lambda *a: seen.append(a[2]))
+    _, criterion = attach(
+        net, nn.CrossEntropyLoss(), layers="features.4", **AS_THEY_ARE
+    )
+    layer.register_forward_hook(lambda *a: seen.append(a[2]))
+    criterion(net(batch[0]), batch[1]).backward()
+    before, after = seen
+    assert before is not after
+    assert before.data_ptr() == after.data_ptr()
+    assert "Tap" in type(after.grad_fn).__name__
+
+
+def test_a_view_is_left_to_the_network(batch):
+    """In-place operations on a view must reach its base: the loss stands beside."""
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.fc = nn.Identity(), nn.Linear(4, 3)
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            h = self.conv(x)
+            return self.fc(
+                self.part(h[:, :2]).sum((2, 3)).repeat(1, 2) + h.mean((2, 3))
+            )
+
+    torch.manual_seed(0)
+    net = Halves()
+    _, criterion = attach(net, nn.CrossEntropyLoss(), layers="part", **AS_THEY_ARE)
+    seen = []
+    net.part.register_forward_hook(lambda *a: seen.append(a[2]))
+    criterion(net(batch[0]), batch[1] % 3).backward()
+    assert "Tap" not in type(seen[0].grad_fn).__name__
+    assert attached(net).stats()["layers"]["part"] > 0
+
+
+def _returns(function):
+    return function._schema.returns
+
+
+class Count(TorchDispatchMode):
+    """Counts launches, and refuses operations that wait for the device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        assert name not in self.WAITS, f"{name} would wait for the device"
+        self.count += not any(
+            r.alias_info and not r.alias_info.is_write for r in _returns(function)
+        )
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_no_step_waits_for_the_device(net, batch, normalised):
+    """After the first step nothing is read back: views, losses, objective, backward."""
+    options = AS_THEY_ARE if normalised else {}
+    dai = DataAugmentationInvariance(net, num_views=4, beta=0.1, **options)
+
+    def step():
+        rows, labels = dai.views(*batch)
+        dai.loss(nn.functional.cross_entropy(net(rows), labels)).backward()
+
+    step()
+    with Count():
+        step()
+
+
+def test_a_layer_costs_few_operations():
+    """Launches of a layer that fits one block; the ratio is taken for all at once."""
+    values = activations((8, 4, 5, 5), torch.float32)
+    with Count() as forward:
+        alias, sums = tap(values, Views(2, 8, 0))
+    with Count() as backward:
+        torch.autograd.backward([alias, sums], [torch.ones_like(alias), sums.detach()])
+    assert forward.count <= 12
+    assert backward.count <= 16
