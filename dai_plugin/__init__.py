@@ -4,6 +4,7 @@ import dai_plugin
 model, criterion = dai_plugin.attach(model, criterion)
 """
 
+from dai_plugin import schedules
 from dai_plugin.attachment import (
     Attachment,
     DataAugmentationInvariance,
@@ -27,5 +28,6 @@ __all__ = [
     "invariance_loss",
     "invariance_scores",
     "layer_weights",
+    "schedules",
     "select_layers",
 ]

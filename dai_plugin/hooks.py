@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import resolve
 from dai_plugin.loss import class_invariance_loss, variance_ratio
-from dai_plugin.variance import Views, tap
+from dai_plugin.ranks import check_same_layers, global_losses, world_size
+from dai_plugin.variance import Taps, Views, tap
 
 logger = logging.getLogger("dai_plugin")
 
@@ -66,18 +67,25 @@ class LayerHooks:
         names: of the layers, first to last; each exists.
         correction: of the losses.
         keep: keep the activations too, for losses that need the labels.
+        sync: take the statistics of all ranks.
     """
 
     def __init__(
-        self, base: nn.Module, names: Iterable[str], correction: int, keep: bool
+        self,
+        base: nn.Module,
+        names: Iterable[str],
+        correction: int,
+        keep: bool,
+        sync: bool,
     ) -> None:
         self.base, self.names = base, list(names)
-        self.correction, self.keep = correction, keep
+        self.correction, self.keep, self.sync = correction, keep, sync
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
         self.armed = False
         self._graph = True
         self.rows, self._groups = 1, Views(1, 1, correction)
         self._warned: set[str] = set()
+        self._agreed = False
         self.clear()
         self._bind()
 
@@ -90,7 +98,8 @@ class LayerHooks:
         self.clear()
         self._bind()
         self.rows, self._graph = rows, graph
-        self._groups = Views(num_views, rows, self.correction)
+        centred = self.sync and world_size() > 1
+        self._groups = Views(num_views, rows, self.correction, centred)
         self.armed = True
 
     def disarm(self) -> None:
@@ -121,7 +130,12 @@ class LayerHooks:
         """The invariance losses `[calls]` of the forward that ended."""
         sums = list(self._sums.values())
         stacked = torch.stack([each.to(sums[-1].device) for each in sums])
-        return variance_ratio(stacked, self._groups)
+        if not self._groups.centred:
+            return variance_ratio(stacked, self._groups)
+        if not self._agreed:
+            check_same_layers({name: len(c) for name, c in self._centres.items()})
+            self._agreed = True
+        return global_losses(stacked, list(self._centres.values()), self._groups)
 
     def check(self) -> None:
         """Checks that no measured activation was overwritten since.
@@ -150,6 +164,7 @@ class LayerHooks:
         """Leaves layers out from now on."""
         for key in names:
             self._sums.pop(key, None)
+            self._centres.pop(key, None)
             self._watched.pop(key, None)
             self._activations.pop(key, None)
             name = key.split(":")[0]
@@ -169,6 +184,7 @@ class LayerHooks:
         """Forgets the step: sums, and whatever is held of its activations."""
         self.armed = False
         self._sums: dict[str, Tensor] = {}
+        self._centres: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._activations: dict[str, Tensor] = {}
 
@@ -217,7 +233,9 @@ class LayerHooks:
                 "invariance loss is reported but trains nothing",
                 name,
             )
-        alias, self._sums[key] = self._tap(activation)
+        alias, self._sums[key], centre = self._tap(activation)
+        if centre is not None:
+            self._centres[key] = centre
         if self.keep:
             self._activations[key] = activation
         if not torch.compiler.is_compiling():
@@ -225,8 +243,8 @@ class LayerHooks:
             self._watched[key] = (weakref.ref(activation), activation._version)
         return _replaced(output, activation, alias)
 
-    def _tap(self, activation: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network goes on with, and the sums of the layer."""
+    def _tap(self, activation: Tensor) -> Taps:
+        """What the network goes on with, the sums of the layer, and its mean."""
         with torch.set_grad_enabled(self._graph):
             return tap(activation, self._groups)
 

@@ -95,13 +95,17 @@ def class_invariance_loss(
 
 
 def variance_ratio(sums: Tensor, groups: Views | Classes) -> Tensor:
-    """The losses `[...]` of layers with the sums `[..., k]` of `tap`.
+    """The losses `[...]` of layers with the sums `[..., k]` of `tap`."""
+    within, squares = groups.combine(sums)
+    return divide(within / groups.pairs, squares, groups.degrees)
+
+
+def divide(within: Tensor, squares: Tensor, degrees: float | Tensor) -> Tensor:
+    """`within` over the variance `squares / degrees`.
 
     Rows that are all equal (a dead layer) give 0 with zero gradient, and so do rows so
     near each other that the inverse of their variance overflows; NaN stays NaN.
     """
-    within, squares = groups.combine(sums)
-    degrees = groups.degrees
     dead = squares < 4 * degrees / torch.finfo(squares.dtype).max
     ratio = within * degrees / torch.where(dead, 1.0, squares)
     return torch.where(dead, 0.0, ratio)

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dai_plugin import ranks
 from dai_plugin.hooks import LayerHooks, hooked
 from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.normalization import (
@@ -80,7 +81,7 @@ class Objective:
         self._chosen = select_layers(self.base, layers)
         self._law: tuple[Law, float] = (layer_weights, last_to_first)
         spread_weights(*self._law, self._chosen, self._chosen)
-        self._hooks = LayerHooks(self.base, self._chosen, correction, keep=beta > 0)
+        self._hooks = LayerHooks(self.base, self._chosen, correction, beta > 0, sync)
         self._weights: dict[Any, Tensor] = {}
         self._fired: list[str] = []
         self._losses: Tensor | None = None
@@ -269,7 +270,7 @@ class Objective:
                 "the first batch of images holds NaN or infinite values; check the "
                 "data and its normalisation (a standard deviation of 0?)"
             )
-        rank = dist.get_rank() if _distributed() else 0
+        rank = ranks.rank()
         if self._normalization is None:
             self._normalization = self._guess(images, rank)
             if rank == 0:
@@ -288,7 +289,7 @@ class Objective:
                 guess = [from_batch(images)]
             except ValueError as error:
                 guess = [error]
-        if _distributed():
+        if ranks.world_size() > 1:
             dist.broadcast_object_list(guess, src=0, device=images.device)
         if isinstance(guess[0], ValueError):
             raise guess[0]
@@ -338,7 +339,6 @@ class Objective:
             f"{name} {self.alpha * weight:.3g}"
             for name, weight in zip(self._fired, weights, strict=True)
         )
-        local = _distributed() and dist.get_world_size() > 1
         parts = [
             f"{rows // self.num_views} images x {self.num_views} views = {rows} rows a "
             f"step, {self.num_views} times the network's compute for this batch size",
@@ -350,9 +350,11 @@ class Objective:
         ]
         if isinstance(self.scheme, Scheme) and self.scheme.flip:
             parts.append("images are flipped: wrong for digits, text, left and right")
-        if local:
+        if (world_size := ranks.world_size()) > 1:
             parts.append(
-                f"statistics are local to each of {dist.get_world_size()} ranks"
+                f"statistics are those of all {world_size} ranks together"
+                if self._hooks.sync
+                else f"statistics are local to each of {world_size} ranks (sync=False)"
             )
         if self.num_views == 1:
             parts.append("one view has nothing to compare: the invariance loss is 0")
@@ -386,10 +388,10 @@ def _check(
         raise ValueError(f"first_view is 'clean' or 'augmented', got {first_view!r}")
     if when not in ("training", "grad"):
         raise ValueError(f"when is 'training' or 'grad', got {when!r}")
-    if sync:
-        raise NotImplementedError(
-            "sync=True (statistics over all ranks) is not available yet; sync=False "
-            "keeps the statistics of each rank"
+    if sync and beta:
+        raise ValueError(
+            f"sync=True takes no class-wise term, got beta={beta}: classes are not "
+            "brought together over ranks; set beta=0 or sync=False"
         )
 
 
@@ -399,10 +401,6 @@ def _check_network(base: nn.Module) -> None:
             f"something is attached to this {type(base).__name__} already; remove it "
             "first: dai_plugin.attached(model).remove()"
         )
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def _tracing() -> bool:

@@ -26,37 +26,49 @@ class Views:
     """Groups of rows that are views of one image, in view-major order.
 
     Attributes:
-        degrees: N, or N - 1 with the correction; divides the sum about the mean.
+        degrees: N, or N - 1 with the correction; divides the squares about the mean.
+        pairs: N, or N - B with the correction; divides the squares within groups.
+        centred: whether the mean of all rows is wanted too, for other processes.
     """
 
-    def __init__(self, num_views: int, rows: int, correction: int) -> None:
-        self.num_views = num_views
+    def __init__(
+        self, num_views: int, rows: int, correction: int, centred: bool = False
+    ) -> None:
+        self.num_views, self.rows, self.centred = num_views, rows, centred
         self.degrees = max(rows - correction, 1)
-        pairs = rows - rows // num_views if correction else rows
-        self._weight = 1 / max(pairs, 1)
+        self.pairs = max(rows - rows // num_views if correction else rows, 1)
 
-    def sums(self, rows: Tensor) -> Tensor:
-        """Squares about first views, of means about these, of means about theirs."""
+    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of squares `[3]`, and the mean `[d]` of all rows less the first.
+
+        The squares are those of rows about the first view of their image, of group
+        means about that view, and of group means about the mean of all rows.
+        """
         first, apart = self._apart(rows)
         drift = apart.mean(0)
         means = (first - first[:1]).detach() + drift
-        squares = [_squares(v) for v in (apart, drift, means - means.mean(0))]
-        return torch.stack(squares)
+        mean = means.mean(0)
+        squares = [_squares(values) for values in (apart, drift, means - mean)]
+        return torch.stack(squares), mean
 
     def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the squares within groups, and squares about the mean of all rows."""
+        """Squares within groups, and squares about the mean of all rows."""
         apart, drift, between = sums.unbind(-1)
         within = apart - self.num_views * drift
-        return self._weight * within, within + self.num_views * between
+        return within, within + self.num_views * between
 
-    def gradient(self, rows: Tensor, of_sums: Tensor) -> Tensor:
-        """Gradient for the rows, given that of the sums."""
+    def gradient(
+        self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
+    ) -> Tensor:
+        """Gradient for the rows, given that of the sums and of the mean of all."""
         of_apart, of_drift, of_between = 2 * of_sums
         first, apart = self._apart(rows)
         drift = apart.mean(0)
         offset = first - first[:1] + drift
         offset -= offset.mean(0)
         offset.mul_(of_between).addcmul_(drift, of_drift).div_(self.num_views)
+        if of_mean is not None:
+            offset += of_mean / self.rows
         torch.addcmul(offset, apart, of_apart, out=apart)
         return apart.flatten(0, 1)
 
@@ -73,9 +85,16 @@ class Views:
 class Classes:
     """Groups of rows that share a label; the labels are never read on the host.
 
+    The squares within groups are weighted by rows, hence there is nothing to divide
+    them by.
+
     Attributes:
         degrees: as in `Views`.
+        pairs: 1.
+        centred: False.
     """
+
+    pairs, centred = 1, False
 
     def __init__(self, labels: Tensor, correction: int) -> None:
         self.degrees = max(labels.shape[0] - correction, 1)
@@ -95,19 +114,23 @@ class Classes:
         sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
         return rows - (sums / self._counts.to(rows.dtype))[self._group]
 
-    def sums(self, rows: Tensor) -> Tensor:
-        """Weighted squares within groups, squares about the mean of all rows."""
+    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted squares within groups and squares about the mean `[2]`; the mean."""
         rows = rows - rows[:1].detach()
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
-        return torch.stack([within.sum(), _squares(rows - rows.mean(0))])
+        mean = rows.mean(0)
+        return torch.stack([within.sum(), _squares(rows - mean)]), mean
 
     def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the squares within groups, and squares about the mean of all rows."""
+        """Squares within groups, and squares about the mean of all rows."""
         within, squares = sums.unbind(-1)
         return within, squares
 
-    def gradient(self, rows: Tensor, of_sums: Tensor) -> Tensor:
+    def gradient(
+        self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
+    ) -> Tensor:
         """Gradient for the rows, given that of the sums."""
+        assert of_mean is None
         within, squares = of_sums
         rows = rows - rows[:1]
         weight = 2 * within * self._weight.to(rows.dtype)
@@ -115,29 +138,35 @@ class Classes:
         return self._deviations(rows).mul_(weight).add_(about_mean)
 
 
-def tap(activations: Tensor, groups: Views | Classes) -> tuple[Tensor, Tensor]:
-    """The activations to go on with, and their sums of squares.
+Taps = tuple[Tensor, Tensor, Tensor | None]
+
+
+def tap(activations: Tensor, groups: Views | Classes) -> Taps:
+    """The activations to go on with, their sums of squares, and their mean.
 
     Args:
         activations: `[N, ...]`, of any floating dtype and memory format.
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), and the sums that
-        `groups.combine` makes the two of the loss from: float64 for float64
-        activations, else float32, differentiable once.
+        An alias of the activations (themselves where that cannot be), the sums that
+        `groups.combine` makes the two of the loss from, and, if `groups.centred`, the
+        mean of all rows `[D]`. Sums and mean are float64 for float64 activations, else
+        float32, and differentiable once.
     """
     if torch.compiler.is_compiling():
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
         with torch.autocast(activations.device.type, enabled=False):
             flat = as_rows(activations).to(_statistics_dtype(activations))
-            return activations, groups.sums(flat)
-    alias, sums = _Tap.apply(activations, groups)
+            sums, mean = groups.sums(flat)
+            centre = mean + flat[0].detach() if groups.centred else None
+            return activations, sums, centre
+    alias, sums, centre = _Tap.apply(activations, groups)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
     aside = not alias.requires_grad or activations._is_view()
-    return activations if aside else alias, sums
+    return activations if aside else alias, sums, centre
 
 
 class _Tap(torch.autograd.Function):
@@ -148,22 +177,28 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, activations: Tensor, groups: Views | Classes
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, activations: Tensor, groups: Views | Classes) -> Taps:
+        sums, means = [], []
         with torch.autocast(activations.device.type, enabled=False):
-            parts = [groups.sums(rows) for _, rows in _blocks(activations)]
-            sums = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-        ctx.save_for_backward(activations)
-        ctx.groups = groups
-        ctx.set_materialize_grads(False)
+            for _, rows in _blocks(activations):
+                part, mean = groups.sums(rows)
+                sums.append(part)
+                means.append(mean + rows[0] if groups.centred else mean)
+            ctx.save_for_backward(activations)
+            ctx.groups = groups
+            ctx.set_materialize_grads(False)
+            total = torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
+            centre = torch.cat(means) if groups.centred else None
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
-        return activations.detach(), sums
+        return activations.detach(), total, centre
 
     @staticmethod
     def backward(
-        ctx: Any, incoming: Tensor | None, of_sums: Tensor | None
+        ctx: Any,
+        incoming: Tensor | None,
+        of_sums: Tensor | None,
+        of_centre: Tensor | None,
     ) -> tuple[Tensor | None, None]:
         if of_sums is None:
             return incoming, None
@@ -178,7 +213,8 @@ class _Tap(torch.autograd.Function):
             incoming = as_rows(incoming, _feature_order(activations))
         for columns, rows in _blocks(activations):
             # In float32 up to here, so that a loss scale keeps what half would lose.
-            own = ctx.groups.gradient(rows, of_sums)
+            of_mean = None if of_centre is None else of_centre[columns]
+            own = ctx.groups.gradient(rows, of_sums, of_mean)
             if incoming is None:
                 flat[:, columns] = own
             else:

@@ -18,7 +18,7 @@ def activations(shape=(6, 2, 3), dtype=torch.float64):
 
 
 def through_tap(values, groups):
-    alias, sums = tap(values, groups)
+    alias, sums, _ = tap(values, groups)
     return alias.sin().sum() + 3 * variance_ratio(sums, groups)
 
 
@@ -53,7 +53,7 @@ def test_the_same_gradient_as_a_loss_beside_the_network(shape, layout):
 def test_an_expanded_gradient_is_taken():
     """Average pooling sends a gradient without memory of its own."""
     values = activations((6, 4, 3, 3))
-    alias, sums = tap(values, Views(3, 6, 0))
+    alias, sums, _ = tap(values, Views(3, 6, 0))
     (alias.mean((2, 3)).sum() + sums[0]).backward()
     twin = activations((6, 4, 3, 3))
     (twin.mean((2, 3)).sum() + tap(twin, Views(3, 6, 0))[1][0]).backward()
@@ -67,7 +67,7 @@ def test_half_precision_adds_in_float32(dtype):
     wide = values.detach().float().requires_grad_()
     groups = Views(4, 8, 0)
     through_tap(values, groups).backward()
-    alias, sums = tap(wide, groups)
+    alias, sums, _ = tap(wide, groups)
     incoming = alias.detach().to(dtype).sin()  # the network runs in half precision
     own = 3 * variance_ratio(sums, groups)
     (own + (alias * incoming.cos().float()).sum() * 0).backward()
@@ -81,7 +81,7 @@ def test_half_precision_adds_in_float32(dtype):
 def test_without_its_sums_the_tap_is_transparent():
     """Even a second derivative passes, for it is the network's own."""
     values = activations()
-    alias, _ = tap(values, Views(3, 6, 0))
+    alias, *_ = tap(values, Views(3, 6, 0))
     (first,) = torch.autograd.grad(alias.pow(3).sum(), values, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), values)
     torch.testing.assert_close(second, 6 * values.detach())
@@ -169,7 +169,7 @@ def test_a_layer_costs_few_operations():
     """Launches of a layer that fits one block; the ratio is taken for all at once."""
     values = activations((8, 4, 5, 5), torch.float32)
     with Count() as forward:
-        alias, sums = tap(values, Views(2, 8, 0))
+        alias, sums, _ = tap(values, Views(2, 8, 0))
     with Count() as backward:
         torch.autograd.backward([alias, sums], [torch.ones_like(alias), sums.detach()])
     assert forward.count <= 12

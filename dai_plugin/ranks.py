@@ -1,0 +1,87 @@
+"""The invariance losses of the global batch, whose rows lie on several processes.
+
+Rank r holds n_r rows, all views of an image among them, with the squares within its
+groups W_r, the squares S_r about its own mean m_r. With N = sum n_r and m = sum n_r m_r
+/ N (Chan, Golub, LeVeque 1979),
+
+    within = sum W_r,    squares = sum (S_r + n_r |m_r - m|^2)
+
+are exactly those of one process with all rows. Two all-reduces take them to all ranks:
+the counts, W_r and n_r m_r of all layers, then one number a layer. The backward needs
+none: d squares / d m_r = 2 n_r (m_r - m), since the n_r (m_r - m) sum to zero, so that
+m counts as a constant, and a rank's activations reach the loss through its own terms
+alone. DistributedDataParallel and FSDP average gradients over the R ranks, hence each
+back-propagates R times its own share.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dai_plugin.loss import divide
+from dai_plugin.variance import Views
+
+
+def world_size() -> int:
+    """Number of processes; 1 without a process group."""
+    ready = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if ready else 1
+
+
+def rank() -> int:
+    """Of this process; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
+    """Losses `[L]` of the global batch, the same on every rank.
+
+    Args:
+        sums: `[L, 3]` of this rank, as `tap` gives them.
+        centres: mean `[D]` of this rank's rows, layer by layer.
+        groups: of this rank.
+    """
+    layers, device, dtype = len(centres), sums.device, sums.dtype
+    within, squares = groups.combine(sums)
+    centre = torch.cat([each.to(device, dtype) for each in centres])
+    counts = torch.tensor([groups.rows, groups.pairs], device="cpu", dtype=dtype).to(
+        device, non_blocking=True
+    )
+    first = torch.cat([counts, within.detach(), groups.rows * centre.detach()])
+    dist.all_reduce(first)
+    rows, pairs = first[:2]
+    away = centre - first[2 + layers :] / rows
+    spread = [part.square().sum() for part in away.split([len(c) for c in centres])]
+    squares = squares + groups.rows * torch.stack(spread)
+    second = squares.detach().clone()
+    dist.all_reduce(second)
+    correction = groups.rows - groups.degrees
+    return divide(
+        _shared(first[2 : 2 + layers], within) / pairs,
+        _shared(second, squares),
+        rows - correction,
+    )
+
+
+def _shared(everywhere: Tensor, own: Tensor) -> Tensor:
+    """The sum over all ranks, with R times the gradient of this rank's term."""
+    return everywhere + dist.get_world_size() * (own - own.detach())
+
+
+def check_same_layers(layers: dict[str, int]) -> None:
+    """Checks that all ranks measure the same layers; called once.
+
+    Args:
+        layers: name and number of features of each.
+
+    Raises:
+        RuntimeError: they do not: the all-reduces would mix them up or never end.
+    """
+    others: list[dict[str, int] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(others, layers)
+    for number, other in enumerate(others):
+        if other != others[0]:
+            raise RuntimeError(
+                "sync=True needs the same layers, with images of the same size, on all "
+                f"ranks: rank 0 measured {others[0]}, rank {number} {other}"
+            )
