@@ -21,6 +21,7 @@ from steps import ARMS, Setting, Step, saved_mib
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 import models
 
+PAIR = ["plain", "invariance loss"]
 FEW = ["plain", "invariance loss", "method"]
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
@@ -61,11 +62,7 @@ def case(
 ) -> dict:
     """Seconds of every arm, saved tensors, and peak memory of fresh processes."""
     built = {arm: ARMS[arm](setting) for arm in arms}
-    saved = (
-        {}
-        if setting.compiled
-        else {arm: saved_mib(built[arm]) for arm in ("plain", "invariance loss")}
-    )
+    saved = {} if setting.compiled else {arm: saved_mib(built[arm]) for arm in PAIR}
     seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=4)
     compiled = setting.compiled
     rows = setting.images * setting.views
@@ -80,7 +77,7 @@ def case(
         "reference": "plain",
         "seconds": seconds,
         "saved_mib": saved,
-        "peak_mib": {arm: peak(name, arm, setting) for arm in arms if memory},
+        "peak_mib": {arm: peak(name, arm, setting) for arm in PAIR if memory},
     }
 
 
@@ -108,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="benchmarks/results", type=Path)
-    parser.add_argument("--rounds", default=15, type=int)
+    parser.add_argument("--rounds", default=11, type=int)
     parser.add_argument("--only", nargs="+", help="names of networks")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-memory", action="store_true")
