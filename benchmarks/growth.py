@@ -50,6 +50,7 @@ class Losses:
 def plot(cases: list[dict], place: Path) -> None:
     """Milliseconds against size, and the line from the origin to the last point."""
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     figure, axes = pyplot.subplots(1, len(cases), figsize=(10, 3.2), sharey=True)
     for axis, each in zip(axes, cases, strict=True):
@@ -62,7 +63,10 @@ def plot(cases: list[dict], place: Path) -> None:
             for name, value in each["base"].items()
             if name != each["axis"]
         )
-        axis.set(xlabel=f"{each['axis']} ({others})", xlim=(0, None), ylim=(0, None))
+        axis.set(xlabel=f"{each['axis']} ({others})", xlim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes[0].set_ylim(0, None)
     axes[0].set_ylabel("forward and backward, ms")
     figure.tight_layout()
     figure.savefig(place, dpi=150)

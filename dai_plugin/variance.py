@@ -20,6 +20,8 @@ from torch import Tensor
 # accelerator every further block costs launches.
 _BLOCK_CPU = 2**20
 _BLOCK_ACCELERATOR = 2**24
+# Columns come in multiples of this, so that the rows of a block begin at cache lines.
+_ALIGNED = 256
 
 
 class Views:
@@ -116,7 +118,7 @@ class Classes:
 
     def sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted squares within groups and squares about the mean `[2]`; the mean."""
-        rows = rows - rows[:1].detach()
+        rows = (rows - rows[:1].detach()).flatten(1)
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
         mean = rows.mean(0)
         return torch.stack([within.sum(), _squares(rows - mean)]), mean
@@ -158,10 +160,11 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
         with torch.autocast(activations.device.type, enabled=False):
-            flat = as_rows(activations).to(_statistics_dtype(activations))
-            sums, mean = groups.sums(flat)
-            centre = mean + flat[0].detach() if groups.centred else None
-            return activations, sums, centre
+            # Not flattened: the compiler chooses the memory format of its own.
+            rows = activations.to(_statistics_dtype(activations))
+            sums, mean = groups.sums(rows)
+            centre = as_rows((mean + rows[0].detach())[None])[0]
+            return activations, sums, centre if groups.centred else None
     alias, sums, centre = _Tap.apply(activations, groups)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
@@ -233,7 +236,7 @@ def _blocks(activations: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Columns and their rows `[N, d]`, in float32 or float64."""
     flat, dtype = as_rows(activations), _statistics_dtype(activations)
     block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
-    width = max(block // flat.shape[0], 1)
+    width = max(block // flat.shape[0] // _ALIGNED, 1) * _ALIGNED
     for start in range(0, flat.shape[1], width):
         columns = slice(start, start + width)
         yield columns, flat[:, columns].to(dtype)
