@@ -48,9 +48,9 @@ class Views:
         """
         first, apart = self._apart(rows)
         drift = apart.mean(0)
-        means = (first - first[:1]).detach() + drift
+        means = (first - first[:1]).detach().add_(drift)
         mean = means.mean(0)
-        squares = [_squares(values) for values in (apart, drift, means - mean)]
+        squares = [_squares(values) for values in (apart, drift, means.sub_(mean))]
         return torch.stack(squares), mean
 
     def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,13 +64,16 @@ class Views:
     ) -> Tensor:
         """Gradient for the rows, given that of the sums and of the mean of all."""
         of_apart, of_drift, of_between = 2 * of_sums
+        of_drift, of_between = of_drift / self.num_views, of_between / self.num_views
         first, apart = self._apart(rows)
         drift = apart.mean(0)
-        offset = first - first[:1] + drift
-        offset -= offset.mean(0)
-        offset.mul_(of_between).addcmul_(drift, of_drift).div_(self.num_views)
+        offset = first - first[:1]
+        away = (offset.mean(0) + drift.mean(0)) * -of_between
         if of_mean is not None:
-            offset += of_mean / self.rows
+            away += of_mean / self.rows
+        # of_between * (mean of the group - mean of all) + of_drift * drift, in two steps
+        torch.addcmul(away, offset, of_between, out=offset)
+        offset.addcmul_(drift, of_between + of_drift)
         torch.addcmul(offset, apart, of_apart, out=apart)
         return apart.flatten(0, 1)
 
