@@ -71,7 +71,7 @@ class Views:
         away = (offset.mean(0) + drift.mean(0)) * -of_between
         if of_mean is not None:
             away += of_mean / self.rows
-        # of_between * (mean of the group - mean of all) + of_drift * drift, in two steps
+        # of_between * (group mean - mean of all) + of_drift * drift, in two steps:
         torch.addcmul(away, offset, of_between, out=offset)
         offset.addcmul_(drift, of_between + of_drift)
         torch.addcmul(offset, apart, of_apart, out=apart)
