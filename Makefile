@@ -37,12 +37,12 @@ test-all: .venv/integrations  ## every network, and other people's trainers
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
 BENCH := $(KEEP) $(BIN)/python benchmarks
 
-bench: install  ## time and memory beside the alternatives; the tables of docs/cost.md
+bench: install  ## time and memory beside the alternatives; writes the tables
 	$(BENCH)/views.py
 	$(BENCH)/scores.py
 	$(BENCH)/growth.py --plot docs/growth.png
 	$(BENCH)/overhead.py
-	$(BIN)/python benchmarks/table.py docs/cost.md
+	$(BIN)/python benchmarks/table.py README.md docs/cost.md
 
 # One network, trained twice from the same weights on the same views: with the task loss
 # alone, and with the invariance losses. A mirrored digit is no digit: --flip 0.

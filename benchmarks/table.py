@@ -1,7 +1,7 @@
 """The tables of README and docs from the results, and the ratios against the targets.
 
-python benchmarks/table.py                  # prints
-python benchmarks/table.py docs/cost.md     # writes between the file's markers
+python benchmarks/table.py                            # prints
+python benchmarks/table.py README.md docs/cost.md     # writes between their markers
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import timing
 
 RESULTS = Path(__file__).parent / "results"
-MARKERS = ("<!-- made by benchmarks/table.py -->", "<!-- until here -->")
+END = "<!-- until here -->"
 # Suite, network or side, arm, what its ratio may be at most (or at least).
 TARGETS = [
     ("overhead", "All-CNN-C", "invariance loss", "<=", 1.02),
@@ -132,23 +132,51 @@ def verdicts(results: dict[str, dict]) -> Iterator[str]:
                 )
 
 
-def replace(text: str, tables: str) -> str:
+def summary(results: dict[str, dict]) -> Iterator[str]:
+    """The training steps in short: what the loss and the whole method add."""
+    result = results["overhead"]
+    yield "| images x views | plain step | + invariance loss | + views, too | noise |"
+    yield "|---|---:|---:|---:|---:|"
+    for case in result["cases"]:
+        size = f"{case['images']} x {case['views']} at {case['side']}"
+        milliseconds = f"{1e3 * median(case, 'plain'):.0f} ms"
+        ratios = [
+            f"{timing.ratio(case['seconds'], arm, 'plain')[0]:.2f}"
+            for arm in ("invariance loss", "method", timing.AGAIN)
+        ]
+        cells = [f"{title(case)}, {size}", milliseconds, *ratios]
+        yield f"| {' | '.join(cells)} |"
+    yield f"\n*{about(result)}*"
+
+
+def tables() -> dict[str, str]:
+    """What stands between the markers of each name."""
+    devices = [load(device) for device in ("cpu", "cuda")]
+    return {
+        "results": "\n".join(line for each in devices for line in lines(each)),
+        "summary": "\n".join(
+            line for each in devices if each for line in summary(each)
+        ),
+    }
+
+
+def replace(text: str) -> str:
     """The text with the tables between its markers."""
-    start, end = (re.escape(marker) for marker in MARKERS)
-    inside = f"{MARKERS[0]}\n{tables}\n{MARKERS[1]}"
-    return re.sub(f"{start}.*?{end}", lambda _: inside, text, flags=re.DOTALL)
+    for name, table in tables().items():
+        marker = f"<!-- {name}: made by benchmarks/table.py -->"
+        inside = f"{marker}\n{table}\n{END}"
+        pattern = f"{re.escape(marker)}.*?{re.escape(END)}"
+        text = re.sub(pattern, lambda _, new=inside: new, text, flags=re.DOTALL)
+    return text
 
 
 def main() -> None:
     """Prints the tables, or writes them into files; the verdicts come last."""
-    tables = "\n".join(
-        line for device in ("cpu", "cuda") for line in lines(load(device))
-    )
     if not sys.argv[1:]:
-        print(tables)
+        print(tables()["results"])
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(replace(path.read_text(), tables))
+        path.write_text(replace(path.read_text()))
     print("\n".join(verdicts(load())))
 
 

@@ -1,0 +1,47 @@
+"""The table of several runs: seeds of a setting are brought together."""
+
+import json
+
+import pytest
+from conftest import REFERENCE
+
+
+def run(folder, accuracy, score):
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(
+        "epoch,task_loss,images_per_second,acc1,acc1_augmented\n"
+        f"0,2.0,8,10,10\n1,1.0,8,{accuracy},{accuracy - 10}\n"
+    )
+    arguments = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    (folder / "run.json").write_text(json.dumps({"arguments": arguments}))
+    layers = {"input": {"50%": 0.5}, "features.1": {"50%": score}}
+    (folder / "summary.json").write_text(json.dumps({folder.name: layers}))
+    return folder
+
+
+def test_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
+    """Of the last epoch; a setting with one seed has no deviation."""
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    import compare
+
+    folders = [
+        run(tmp_path / "baseline-0", 60, 0.2),
+        run(tmp_path / "baseline-1", 62, 0.4),
+        run(tmp_path / "method-0", 58, 0.9),
+    ]
+    lines = list(compare.table(folders))
+    assert lines[0] == "| | baseline (n = 2) | method (n = 1) |"
+    assert lines[2] == "| accuracy, % | 61 ± 1.4 | 58 |"
+    assert lines[3] == "| accuracy on augmented images, % | 51 ± 1.4 | 48 |"
+    assert lines[5] == "| seconds a step | 1 ± 0 | 1 |"
+    assert lines[-1] == "| median score, layer 1 (`features.1`) | 0.3 ± 0.14 | 0.9 |"
+
+
+def test_a_run_without_scores_still_shows_its_accuracy(tmp_path, monkeypatch):
+    """`dai-plugin score` may not have run yet."""
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    import compare
+
+    folder = run(tmp_path / "baseline-0", 60, 0.2)
+    (folder / "summary.json").unlink()
+    assert compare.values(folder)["accuracy, %"] == pytest.approx(60)
