@@ -41,13 +41,12 @@ def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
         centres: mean `[D]` of this rank's rows, layer by layer.
         groups: of this rank.
     """
-    layers, device, dtype = len(centres), sums.device, sums.dtype
+    layers = len(centres)
     within, squares = groups.combine(sums)
-    centre = torch.cat([each.to(device, dtype) for each in centres])
-    counts = torch.tensor([groups.rows, groups.pairs], device="cpu", dtype=dtype).to(
-        device, non_blocking=True
-    )
-    first = torch.cat([counts, within.detach(), groups.rows * centre.detach()])
+    centre = torch.cat([each.to(sums.device, sums.dtype) for each in centres])
+    # Filled on the device: a copy from the host would wait for it.
+    counts = [sums.new_full((1,), count) for count in (groups.rows, groups.pairs)]
+    first = torch.cat([*counts, within.detach(), groups.rows * centre.detach()])
     dist.all_reduce(first)
     rows, pairs = first[:2]
     away = centre - first[2 + layers :] / rows
@@ -55,11 +54,10 @@ def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
     squares = squares + groups.rows * torch.stack(spread)
     second = squares.detach().clone()
     dist.all_reduce(second)
-    correction = groups.rows - groups.degrees
     return divide(
         _shared(first[2 : 2 + layers], within) / pairs,
         _shared(second, squares),
-        rows - correction,
+        rows - groups.correction,
     )
 
 

@@ -36,7 +36,8 @@ class Views:
     def __init__(
         self, num_views: int, rows: int, correction: int, centred: bool = False
     ) -> None:
-        self.num_views, self.rows, self.centred = num_views, rows, centred
+        self.num_views, self.rows, self.correction = num_views, rows, correction
+        self.centred = centred
         self.degrees = max(rows - correction, 1)
         self.pairs = max(rows - rows // num_views if correction else rows, 1)
 
