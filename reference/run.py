@@ -7,6 +7,7 @@ from typing import Any
 
 import data
 import models
+import sharding
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -84,6 +85,7 @@ class Run:
 
 def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""
+    sharding.check(args, accelerator)
     set_seed(args.seed)
     images = data.load(
         args.dataset,
