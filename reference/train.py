@@ -19,6 +19,7 @@ from typing import Any
 
 import checkpoints
 import recording
+import scoring
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
@@ -80,6 +81,7 @@ def train(run: Run) -> None:
         recording.track(run, row)
         checkpoints.save_network(run)
         checkpoints.save(run)
+    scoring.show(run)
     took = timedelta(seconds=int(time.perf_counter() - start))
     accelerator.print(f"Training time {took}")
 
