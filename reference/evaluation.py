@@ -22,7 +22,7 @@ def test(run: Run) -> dict[str, float]:
         "acc1_augmented": accuracy(run, network, run.attachment.scheme),
     }
     plain, augmented = accuracies.values()
-    run.accelerator.print(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")
+    run.say(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")
     return accuracies
 
 

@@ -82,6 +82,11 @@ class Run:
         """Of an epoch, in each process."""
         return len(self.training)
 
+    def say(self, text: str) -> None:
+        """Prints on the first process; `accelerator.print`: on one of each machine."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
 
 def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""

@@ -25,7 +25,7 @@ def show(run: Run) -> None:
         return
     missing = on_first(_missing)
     if missing:
-        run.accelerator.print(
+        run.say(
             f"no picture of invariance scores without {', '.join(missing)}: pip "
             "install 'dai-plugin[report]'"
         )
@@ -63,7 +63,7 @@ def _draw(run: Run, scores: dict[str, Tensor]) -> None:
 
     frame = report.scores_frame(scores, run.args.model)
     if frame["score"].isna().all():
-        run.accelerator.print("no picture of invariance scores: all images are alike")
+        run.say("no picture of invariance scores: all images are alike")
         return
     report.write_scores(frame, run.output)
     with Image.open(run.output / "invariance.png") as file:

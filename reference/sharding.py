@@ -5,6 +5,7 @@ The network is sharded in place, so that the attachment stays as it is.
 
 import argparse
 import os
+import warnings
 from typing import Any
 
 from accelerate import Accelerator, DistributedType
@@ -55,6 +56,8 @@ def prepare(
         # FSDP's own mixed precision rounds the images, of which the views are made
         # afterwards, and the weights of batch norm. Autocast does neither.
         plugin.mixed_precision_policy = None
+        # The attachment returns rows of the output: nobody changes them in place here.
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view")
         if accelerator.native_amp:
             forward = accelerator.autocast()(model.forward)
             model.forward = convert_outputs_to_fp32(forward)

@@ -39,7 +39,8 @@ def main():
     train.assemble = lambda *args: runs.append(_assemble(*args)) or runs[0]
     train.main(train.parse(sys.argv[1:]))
     (run,) = runs
-    assert all(isinstance(p, DTensor) for p in run.model.parameters())
+    (group,) = run.optimizer.param_groups
+    assert all(isinstance(p, DTensor) for p in group["params"])
     assert dai_plugin.attached(run.model) is run.attachment
     stats = run.attachment.stats()
     assert stats["forwards"] == stats["criterion_calls"] > 0

@@ -18,6 +18,12 @@ EVERYTHING = (
     *QUICK, "--batch-size", 16, "--gradient-accumulation-steps", 2,
     "--clip-grad-norm", 0.5, "--lr-scheduler", "multisteplr", "--lr-milestones", 1,
 )  # fmt: skip
+FSDP1 = {
+    "FSDP_VERSION": "1",
+    "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD",
+    "FSDP_SYNC_MODULE_STATES": "false",  # those need a GPU
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
 
 
 def settings(**changes):
@@ -36,6 +42,7 @@ def sharded(*arguments, **changes):
         *arguments, processes=2, script=SHARDED, environment=settings(**changes)
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "Warning" not in result.stderr
     return result
 
 
@@ -92,8 +99,7 @@ def test_scores_of_a_sharded_network(tmp_path):
     ("flags", "changes", "message"),
     [
         (("--model-ema",), {}, "--model-ema averages whole networks, and FSDP"),
-        ((), {"FSDP_VERSION": "1", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"},
-         "asks for FSDP1"),
+        ((), FSDP1, "asks for FSDP1"),
     ],
 )  # fmt: skip
 def test_what_fsdp_cannot_do_is_refused(tmp_path, flags, changes, message):
@@ -103,10 +109,8 @@ def test_what_fsdp_cannot_do_is_refused(tmp_path, flags, changes, message):
         environment=settings(**changes),
     )  # fmt: skip
     assert result.returncode != 0
-    assert "Traceback (most recent call last)" not in result.stderr
-    assert f"train.py: error: {message}" in result.stderr.replace(
-        "accelerate's configuration ", ""
-    )
+    told = [x for x in result.stderr.splitlines() if x.startswith("train.py: error")]
+    assert message in told[0]
 
 
 def test_fsdp_on_the_cpu_is_refused(train, tmp_path, monkeypatch):
