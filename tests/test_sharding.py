@@ -11,13 +11,14 @@ import torch
 from accelerate.commands import launch as accelerate_launch
 from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import REFERENCE
-from launches import QUICK, assert_same_end, launch, weights
+from launches import QUICK, assert_same_end, finish, launch, start, wait_for, weights
 
 SHARDED = Path(__file__).with_name("sharded.py")
 EVERYTHING = (
     *QUICK, "--batch-size", 16, "--gradient-accumulation-steps", 2,
     "--clip-grad-norm", 0.5, "--lr-scheduler", "multisteplr", "--lr-milestones", 1,
 )  # fmt: skip
+LAYERWISE = {"FSDP_MIN_NUM_PARAMS": "500"}
 FSDP1 = {
     "FSDP_VERSION": "1",
     "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD",
@@ -57,17 +58,31 @@ def test_a_sharded_run_ends_where_one_of_whole_copies_does(tmp_path):
 
 
 @pytest.mark.all
-def test_a_resumed_sharded_run_is_the_uninterrupted_one(tmp_path):
-    """With momentum, mixup, parts of 500 parameters and more, and AdamW's state."""
+@pytest.mark.parametrize("stop", ["after an epoch", "in mid-epoch"])
+def test_a_resumed_sharded_run_is_the_uninterrupted_one(tmp_path, stop):
+    """With mixup, AdamW's state, and layers of 500 parameters sharded by themselves."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = (*EVERYTHING, "--mixup-alpha", 0.3, "--opt", "adamw", "--lr", 0.001)
-    sharded(*more, "--output-dir", whole, FSDP_MIN_NUM_PARAMS="500")
-    for flags in (("--epochs", 1), ("--resume", "auto")):
-        result = sharded(
-            *more, *flags, "--output-dir", parts, FSDP_MIN_NUM_PARAMS="500"
-        )
-    assert "goes on in epoch 1" in result.stdout
+    sharded(*more, "--output-dir", whole, **LAYERWISE)
+    if stop == "after an epoch":
+        sharded(*more, "--epochs", 1, "--output-dir", parts, **LAYERWISE)
+    else:
+        interrupted(*more, folder=parts)
+    again = ("--output-dir", parts, "--resume", "auto")
+    result = sharded(*more, *again, **LAYERWISE)
+    assert "goes on in epoch" in result.stdout
     assert_same_end(parts, whole, tolerance=1e-6)
+
+
+def interrupted(*arguments, folder):
+    """The launcher gets SIGTERM once there is a checkpoint of the first epoch."""
+    process = start(
+        *arguments, "--checkpoint-freq", 1, "--output-dir", folder, processes=2,
+        script=SHARDED, environment=settings(**LAYERWISE),
+    )  # fmt: skip
+    wait_for(folder / "checkpoint.pth", process)
+    process.terminate()
+    assert "train.py: SIGTERM: saved in epoch 0, batch " in finish(process).stdout
 
 
 @pytest.mark.all
