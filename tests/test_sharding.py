@@ -18,12 +18,15 @@ EVERYTHING = (
     *QUICK, "--batch-size", 16, "--gradient-accumulation-steps", 2,
     "--clip-grad-norm", 0.5, "--lr-scheduler", "multisteplr", "--lr-milestones", 1,
 )  # fmt: skip
-LAYERWISE = {"FSDP_MIN_NUM_PARAMS": "500"}
+# The second is what accelerate sets for a configuration that says nothing of it.
+LAYERWISE = {
+    "FSDP_MIN_NUM_PARAMS": "500",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
 FSDP1 = {
     "FSDP_VERSION": "1",
     "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD",
-    "FSDP_SYNC_MODULE_STATES": "false",  # those need a GPU
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    "FSDP_SYNC_MODULE_STATES": "false",  # needs a GPU
 }
 
 
