@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from optimization import agree
 from run import Run
 
 from dai_plugin.normalization import Normalization
@@ -14,15 +15,14 @@ def test(run: Run) -> dict[str, float]:
 
     With `--model-ema` they are those of the averaged network.
     """
-    if run.average:
-        run.average.agree()
     network = run.average.module if run.average else run.model
+    agree(network)
     accuracies = {
         "acc1": accuracy(run, network, None),
         "acc1_augmented": accuracy(run, network, run.attachment.scheme),
     }
     plain, augmented = accuracies.values()
-    run.accelerator.print(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")
+    run.say(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")
     return accuracies
 
 

@@ -31,7 +31,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     _add_method(parser.add_argument_group("data augmentation invariance"))
     if named:
         parser.set_defaults(**recipe(named))
-    return _checked(parser.parse_args(arguments))
+    args = parser.parse_args(arguments)
+    # What is there already, argparse leaves alone unless the flag is given.
+    given = parser.parse_args(arguments, argparse.Namespace(batch_size=None))
+    if named and args.keep_rows and given.batch_size is None:
+        raise ValueError(_counted(named))
+    return _checked(args)
 
 
 def _add_task(group: Any) -> None:
@@ -97,6 +102,7 @@ def _add_method(group: Any) -> None:
     add = group.add_argument
     add("--num-views", default=2, type=int, help="views of each image in a step")
     add("--alpha", default=0.1, type=float, help="weight of the invariance losses")
+    add("--alpha-warmup-epochs", default=0, type=int, help="alpha rises from 0 so long")
     add("--beta", default=0.0, type=float, help="weight of the class-wise ones")
     add("--layers", nargs="+", default=["auto"], help="names or patterns")
     add("--layer-weights", default="exponential", help="or linear, uniform")
@@ -114,6 +120,15 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
             f"--beta {args.beta} needs images of one class each, and --mixup-alpha "
             f"{args.mixup_alpha} mixes them: leave one of the two out"
         )
+    if args.sync and args.beta:
+        raise ValueError(
+            f"--beta {args.beta} compares images of one class, and --sync brings no "
+            "classes together over the processes: leave one of the two out"
+        )
+    if args.alpha_warmup_epochs < 0:
+        raise ValueError(
+            f"--alpha-warmup-epochs {args.alpha_warmup_epochs} must be 0 or more"
+        )
     if args.lr_scheduler == "multisteplr" and not args.lr_milestones:
         raise ValueError("--lr-scheduler multisteplr needs --lr-milestones")
     for name in ("batch_size", "num_views", "gradient_accumulation_steps", "timeout"):
@@ -123,6 +138,17 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if args.keep_rows:
         args.batch_size = _images(args.batch_size, args.num_views)
     return args
+
+
+def _counted(name: str) -> str:
+    """What is wrong with `--keep-rows` and nothing but the recipe's batch size."""
+    images, views = (recipe(name)[key] for key in ("batch_size", "num_views"))
+    rows = images * views
+    return (
+        f"--keep-rows divides --batch-size, and --recipe {name} counts images already "
+        f"({images} x {views} views = {rows} rows): leave --keep-rows out, or add "
+        f"--batch-size {rows}"
+    )
 
 
 def _images(rows: int, num_views: int) -> int:

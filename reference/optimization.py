@@ -52,6 +52,17 @@ def build_scheduler(
     return schedules.SequentialLR(optimizer, [rise, main_schedule], milestones=[warmup])
 
 
+def agree(network: nn.Module) -> None:
+    """Gives every process the buffers of the first, which are those that are saved.
+
+    Batch norm's differ: DistributedDataParallel sends them around before a forward,
+    FSDP never, and an average of weights follows its own process.
+    """
+    if dist.is_initialized():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 class WeightAverage:
     """Exponential moving average of weights and buffers, as torchvision takes it.
 
@@ -80,12 +91,6 @@ class WeightAverage:
         self._model.update_parameters(model)
         if epoch < self._warmup:
             self._model.n_averaged.zero_()  # the next update starts over from a copy
-
-    def agree(self) -> None:
-        """Gives every process the buffers of the first: batch norm's differ."""
-        if dist.is_initialized():
-            for buffer in self.module.buffers():
-                dist.broadcast(buffer, src=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, buffers and the number of updates."""

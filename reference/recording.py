@@ -85,7 +85,7 @@ def describe(run: Run) -> None:
     rows, total = args.batch_size * args.num_views, images_per_update(args, accelerator)
     alone = accelerator.device.type == "cpu" and processes == 1
     hint = " (several come from torchrun --nproc_per_node N)" if alone else ""
-    accelerator.print(
+    run.say(
         f"{args.model} on {args.dataset}: {len(images.train)} training images, "
         f"{len(images.test)} held out, {images.num_classes} classes, "
         f"{images.preset.crop} x {images.preset.crop} pixels\n"
@@ -102,9 +102,9 @@ def describe(run: Run) -> None:
 def tell_loading(run: Run, pace: Pace) -> None:
     """Prints which part of the epoch was spent waiting for images."""
     share = pace.waited / max(pace.total, 1e-9)
-    run.accelerator.print(f"loader: {share:.0%} of the epoch's time was waiting for it")
+    run.say(f"loader: {share:.0%} of the epoch's time was waiting for it")
     if share > SLOW and not in_memory(run.images.train):
-        run.accelerator.print(
+        run.say(
             f"the loader is the bottleneck: give it more --workers than "
             f"{run.training.workers} (there are {os.cpu_count()} cores), smaller image "
             "files, or a faster disk"

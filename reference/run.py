@@ -7,6 +7,7 @@ from typing import Any
 
 import data
 import models
+import sharding
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -81,9 +82,15 @@ class Run:
         """Of an epoch, in each process."""
         return len(self.training)
 
+    def say(self, text: str) -> None:
+        """Prints on the first process; `accelerator.print`: on one of each machine."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
 
 def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""
+    sharding.check(args, accelerator)
     set_seed(args.seed)
     images = data.load(
         args.dataset,
@@ -93,10 +100,13 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
         train_images=args.train_images,
         test_images=args.test_images,
     )
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    training = TrainingBatches(images.train, args, rank, processes)
+    testing = test_batches(images.test, args)
     options = models.arguments(args.model, images.num_classes, args.width)
     model = _network(args, accelerator, options)
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
-    attachment = attach(model, criterion, images.preset, args)
+    attachment = attach(model, criterion, images.preset, args, len(training))
     if args.compile:
         model.compile()  # in place: the names of its parameters stay
     average = None
@@ -105,10 +115,7 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
         average = WeightAverage(model, images_per_update(args, accelerator), args)
     optimizer = build_optimizer(model, args)
     scheduler = build_scheduler(optimizer, args)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    training = TrainingBatches(images.train, args, rank, processes)
-    testing = test_batches(images.test, args)
-    model, optimizer, testing = accelerator.prepare(model, optimizer, testing)
+    model, optimizer, testing = sharding.prepare(accelerator, model, optimizer, testing)
     return Run(
         args,
         accelerator,
@@ -129,9 +136,14 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
 
 
 def attach(
-    model: nn.Module, criterion: nn.Module, preset: Any, args: argparse.Namespace
+    model: nn.Module,
+    criterion: nn.Module,
+    preset: Any,
+    args: argparse.Namespace,
+    batches: int,
 ) -> dai_plugin.Attachment:
-    """The line that brings the method in."""
+    """The line that brings the method in; `batches` are those of an epoch."""
+    warmup = args.alpha_warmup_epochs * batches  # a step is a training forward
     scheme = dai_plugin.schemes.find_scheme(args.scheme)
     given = {"flip": args.flip, "translation": args.translation}
     given = {name: value for name, value in given.items() if value is not None}
@@ -149,6 +161,7 @@ def attach(
         std=preset.std,
         first_view=args.first_view,
         sync=args.sync,
+        alpha_schedule=dai_plugin.schedules.linear_warmup(warmup) if warmup else None,
         seed=args.seed,
     )
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import checkpoints
 import recording
+import scoring
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
@@ -66,9 +67,9 @@ def train(run: Run) -> None:
     start = time.perf_counter()
     accelerator.init_trackers("dai_plugin", recording.plain(run.args))
     if progress.epoch >= run.args.epochs:
-        accelerator.print(f"{progress.epoch} epochs are done: --epochs asks no more")
+        run.say(f"{progress.epoch} epochs are done: --epochs asks no more")
     elif progress.epoch or progress.step:
-        accelerator.print(f"goes on in epoch {progress.epoch}, batch {progress.step}")
+        run.say(f"goes on in epoch {progress.epoch}, batch {progress.step}")
     while progress.epoch < run.args.epochs:
         if progress.row is None:
             progress.row = train_epoch(run)
@@ -80,8 +81,9 @@ def train(run: Run) -> None:
         recording.track(run, row)
         checkpoints.save_network(run)
         checkpoints.save(run)
+    scoring.show(run)
     took = timedelta(seconds=int(time.perf_counter() - start))
-    accelerator.print(f"Training time {took}")
+    run.say(f"Training time {took}")
 
 
 def leave(run: Run, interruption: Interrupted) -> None:
@@ -94,7 +96,7 @@ def leave(run: Run, interruption: Interrupted) -> None:
             f"saved in epoch {progress.epoch}, batch {progress.step} of {run.batches}; "
             f"the same command with --resume {path} goes on from there"
         )
-    run.accelerator.print(told, flush=True)
+    run.say(told)
     run.accelerator.end_training()
     sys.exit(interruption.status)
 
@@ -211,7 +213,7 @@ def epoch_row(run: Run, speed: float) -> dict[str, Any]:
     layers = {k: v for k, v in means.items() if k.startswith("layer:")}
     cells = " | ".join(f"{k.removeprefix('layer:')} {v:.3f}" for k, v in layers.items())
     alpha = run.attachment.stats()["alpha"]
-    run.accelerator.print(f"inv[{cells}] alpha {alpha:.3f}")
+    run.say(f"inv[{cells}] alpha {alpha:.3f}")
     return {
         "epoch": run.progress.epoch,
         "lr": run.optimizer.param_groups[0]["lr"],

@@ -19,29 +19,29 @@ QUICK = (
 TIMES = {"images_per_second"}
 
 
-def command(*arguments, processes=1, launcher=()):
+def command(*arguments, processes=1, launcher=(), script=REFERENCE / "train.py"):
     if processes > 1:
         port = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0")
         count = ("--nproc_per_node", processes)
         launcher = ("-m", "torch.distributed.run", *port, *count, *launcher)
-    script = (REFERENCE / "train.py", "--device", "cpu")
-    return [str(c) for c in (sys.executable, *launcher, *script, *arguments)]
+    train = (script, "--device", "cpu")
+    return [str(c) for c in (sys.executable, *launcher, *train, *arguments)]
 
 
-def start(*arguments, largest=None, **how):
+def start(*arguments, largest=None, environment=None, **how):
     """The process, with its output in pipes; it may write files of `largest` bytes."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead, as on a disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(
         command(*arguments, **how),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | own | (environment or {}),
         preexec_fn=limit if largest else None,
     )
 

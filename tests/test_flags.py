@@ -22,6 +22,17 @@ def test_recipes_are_defaults(parse):
     assert parse().model == "resnet18"
 
 
+def test_keep_rows_needs_rows(parse):
+    """A recipe counts images already, and says how many rows they are."""
+    recipe = ("--recipe", "allcnn-cifar10", "--keep-rows")
+    message = r"counts images already \(16 x 8 views = 128 rows\): leave --keep-rows"
+    with pytest.raises(ValueError, match=message):
+        parse(*recipe, "--num-views", 4)
+    assert parse(*recipe, "--num-views", 4, "--batch-size", 128).batch_size == 32
+    assert parse(*recipe, "-b", 16).batch_size == 2
+    assert parse("--keep-rows").batch_size == 16
+
+
 def test_keep_rows_divides_the_batch(parse):
     """128 rows are 16 images in 8 views."""
     assert parse("--keep-rows", "-b", 128, "--num-views", 8).batch_size == 16
@@ -36,6 +47,8 @@ def test_keep_rows_divides_the_batch(parse):
     [
         (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
         (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
+        (("--sync", "--beta", 0.1), "--beta 0.1 compares .* --sync brings no classes"),
+        (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be 0 or more"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
     ],
 )
@@ -43,6 +56,27 @@ def test_flags_that_make_no_sense(parse, flags, message):
     """Named before anything is loaded."""
     with pytest.raises(ValueError, match=message):
         parse(*flags)
+
+
+def test_a_refusal_is_one_line(parse, capsys):
+    """And the script's status is 1."""
+    from faults import guarded
+
+    assert guarded(lambda: parse("--sync", "--beta", 0.1)) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("train.py: error: --beta 0.1 compares images")
+    assert printed.err.count("\n") == 1
+
+
+def test_alpha_rises_over_its_first_epochs(train, tmp_path, capsys):
+    """Step by step, 5 of them an epoch; a resumed run goes on where it was."""
+    flags = (*QUICK, "--alpha", 0.5, "--alpha-warmup-epochs", 2, "--output-dir")
+    train(*flags, tmp_path, "--epochs", 1)
+    assert "alpha 0.200" in capsys.readouterr().out  # its last step is number 4 of 10
+    train(*flags, tmp_path, "--epochs", 3, "--resume", tmp_path)
+    printed = capsys.readouterr().out
+    alphas = [x.split()[-1] for x in printed.splitlines() if x.startswith("inv[")]
+    assert alphas == ["0.450", "0.500"]
 
 
 def test_sync_bn_needs_gpus(train, tmp_path):

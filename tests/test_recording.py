@@ -1,10 +1,14 @@
 """run.json, metrics.csv and the trackers."""
 
+import csv
 import importlib.util
 import json
 
 import pytest
+import torch
 from launches import QUICK, read
+
+import dai_plugin
 
 
 def test_the_start_is_recorded(train, tmp_path):
@@ -40,6 +44,60 @@ def test_tensorboard_gets_every_layers_loss_and_weight(train, tmp_path):
     ]
     assert sum(weights) == pytest.approx(0.1)
     assert weights[-1] == pytest.approx(10 * weights[0])
+    assert events.Tags()["images"] == ["invariance"]
+    (picture,) = events.Images("invariance")
+    assert (picture.step, picture.width > 600) == (1, True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_scores_of_the_averaged_network_are_drawn(train, tmp_path):
+    """Those of the network that model.pth holds, on the held-out images."""
+    pytest.importorskip("tensorboard")
+    train(*QUICK, "--epochs", 1, "--report-to", "tensorboard", "--model-ema",
+          "--output-dir", tmp_path)  # fmt: skip
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    layers = dict.fromkeys(row["layer"] for row in rows)
+    assert list(layers)[:2] == ["input", "features.2"]
+    assert len(rows) == len(layers) * 32 * 5
+    import data
+    import models
+
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    network = models.build("allcnn", **content["model_args"])
+    network.load_state_dict(content["model"])
+    images = data.load("digits", "", test_images=32).test.images
+    scores = dai_plugin.invariance_scores(
+        network,
+        images,
+        scheme=dai_plugin.schemes.Scheme.halved(flip=0.0),
+        mean=0.5,
+        std=0.5,
+    )
+    for name, values in scores.items():
+        found = [float(row["score"]) for row in rows if row["layer"] == name]
+        torch.testing.assert_close(
+            torch.tensor(found).view(32, 5), values, rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_ends_well_without_matplotlib(train, tmp_path, capsys, monkeypatch):
+    """One line says what is missing, after everything else is written."""
+    pytest.importorskip("tensorboard")
+    import scoring
+
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        scoring, "find_spec", lambda x: None if x == "matplotlib" else known(x)
+    )
+    train(*QUICK, "--epochs", 1, "--report-to", "tensorboard", "--output-dir",
+          tmp_path)  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "no picture of invariance scores without matplotlib: pip" in printed
+    assert "Training time" in printed
+    assert (tmp_path / "model.pth").is_file()
+    assert not (tmp_path / "invariance.png").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="it is here")
