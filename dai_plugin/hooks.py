@@ -85,7 +85,8 @@ class LayerHooks:
         self._graph = True
         self.rows, self._groups = 1, Views(1, 1, correction)
         self._warned: set[str] = set()
-        self._agreed = False
+        self._agreed: dict[str, int] = {}
+        self._measured: dict[tuple[int, bool], tuple[Views, bool]] = {}
         self.clear()
         self._bind()
 
@@ -100,6 +101,7 @@ class LayerHooks:
         self.rows, self._graph = rows, graph
         centred = self.sync and world_size() > 1
         self._groups = Views(num_views, rows, self.correction, centred)
+        self._measured[rows, self.base.training] = self._groups, graph
         self.armed = True
 
     def disarm(self) -> None:
@@ -132,9 +134,10 @@ class LayerHooks:
         stacked = torch.stack([each.to(sums[-1].device) for each in sums])
         if not self._groups.centred:
             return variance_ratio(stacked, self._groups)
-        if not self._agreed:
-            check_same_layers({name: len(c) for name, c in self._centres.items()})
-            self._agreed = True
+        sizes = {name: len(centre) for name, centre in self._centres.items()}
+        if sizes != self._agreed:
+            check_same_layers(sizes)
+            self._agreed = sizes
         return global_losses(stacked, list(self._centres.values()), self._groups)
 
     def check(self) -> None:
@@ -211,10 +214,22 @@ class LayerHooks:
         if self.armed:
             return self._measure(name, output)
         if torch.is_grad_enabled() and in_backward():
-            # Activation checkpointing runs the layer again: it must save what it saved
-            # the first time. The sums are dropped.
-            activation = find_rows(name, output, self.rows)
-            return _replaced(output, activation, self._tap(activation)[0])
+            return self._again(name, output)
+        return None
+
+    def _again(self, name: str, output: Any) -> Any:
+        """What activation checkpointing runs again must save what it saved before.
+
+        The sums are dropped. A forward that was not measured (a gradient in evaluation)
+        is left alone: it is told by the mode of the network and the number of rows.
+        """
+        tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+        for activation in tensors:
+            count = activation.shape[0] if activation.dim() else 0
+            key = (count, self.base.training)
+            if key in self._measured:
+                alias, *_ = self._tap(activation, *self._measured[key])
+                return _replaced(output, activation, alias)
         return None
 
     def _measure(self, name: str, output: Any) -> Any:
@@ -233,7 +248,9 @@ class LayerHooks:
                 "invariance loss is reported but trains nothing",
                 name,
             )
-        alias, self._sums[key], centre = self._tap(activation)
+        alias, self._sums[key], centre = self._tap(
+            activation, self._groups, self._graph
+        )
         if centre is not None:
             self._centres[key] = centre
         if self.keep:
@@ -243,10 +260,10 @@ class LayerHooks:
             self._watched[key] = (weakref.ref(activation), activation._version)
         return _replaced(output, activation, alias)
 
-    def _tap(self, activation: Tensor) -> Taps:
+    def _tap(self, activation: Tensor, groups: Views, graph: bool) -> Taps:
         """What the network goes on with, the sums of the layer, and its mean."""
-        with torch.set_grad_enabled(self._graph):
-            return tap(activation, self._groups)
+        with torch.set_grad_enabled(graph):
+            return tap(activation, groups)
 
     def _key(self, name: str) -> str:
         calls = sum(key.split(":")[0] == name for key in self._sums)

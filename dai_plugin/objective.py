@@ -118,6 +118,10 @@ class Objective:
                 f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
                 "single image is images[None]"
             )
+        if not len(images):
+            raise ValueError(
+                f"got an empty batch {list(images.shape)}: there is nothing to train on"
+            )
         if self._rank is None:
             self._start(images)
         known = self._normalization or Normalization()

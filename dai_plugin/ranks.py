@@ -6,12 +6,12 @@ groups W_r, the squares S_r about its own mean m_r. With N = sum n_r and m = sum
 
     within = sum W_r,    squares = sum (S_r + n_r |m_r - m|^2)
 
-are exactly those of one process with all rows. Two all-reduces take them to all ranks:
-the counts, W_r and n_r m_r of all layers, then one number a layer. The backward needs
-none: d squares / d m_r = 2 n_r (m_r - m), since the n_r (m_r - m) sum to zero, so that
-m counts as a constant, and a rank's activations reach the loss through its own terms
-alone. DistributedDataParallel and FSDP average gradients over the R ranks, hence each
-back-propagates R times its own share.
+are those of one process with all rows, up to the float32 rounding of the means. Two
+all-reduces take them to all ranks: the counts, W_r and n_r m_r of all layers, then one
+number a layer. The backward needs none: d squares / d m_r = 2 n_r (m_r - m), since the
+n_r (m_r - m) sum to zero, so that m counts as a constant, and a rank's activations
+reach the loss through its own terms alone. DistributedDataParallel and FSDP average
+gradients over the R ranks, hence each back-propagates R times its own share.
 """
 
 import torch

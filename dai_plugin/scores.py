@@ -27,7 +27,6 @@ from dai_plugin.normalization import (
     known_normalization,
 )
 from dai_plugin.schemes import Scheme, Transform, find_scheme
-from dai_plugin.variance import as_rows
 from dai_plugin.views import expand, mix_seed, transform
 
 logger = logging.getLogger("dai_plugin")
@@ -318,7 +317,8 @@ class _Transformations:
 
 
 def _rows(activation: Tensor) -> Tensor:
-    return as_rows(activation).float()
+    # Not in storage order, in which one batch may differ from the next.
+    return activation.flatten(1).float()
 
 
 def _squares(rows: Tensor) -> Tensor:

@@ -160,6 +160,7 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         mean of all rows `[D]`. Sums and mean are float64 for float64 activations, else
         float32, and differentiable once.
     """
+    order = _feature_order(activations)
     if torch.compiler.is_compiling():
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
@@ -167,9 +168,9 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
             # Not flattened: the compiler chooses the memory format of its own.
             rows = activations.to(_statistics_dtype(activations))
             sums, mean = groups.sums(rows)
-            centre = as_rows((mean + rows[0].detach())[None])[0]
-            return activations, sums, centre if groups.centred else None
-    alias, sums, centre = _Tap.apply(activations, groups)
+            centre = (mean + rows[0].detach()).flatten() if groups.centred else None
+            return activations, sums, centre
+    alias, sums, centre = _Tap.apply(activations, groups, order)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
     aside = not alias.requires_grad or activations._is_view()
@@ -184,18 +185,27 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, activations: Tensor, groups: Views | Classes) -> Taps:
+    def forward(
+        ctx: Any, activations: Tensor, groups: Views | Classes, order: list[int]
+    ) -> Taps:
         sums, means = [], []
         with torch.autocast(activations.device.type, enabled=False):
-            for _, rows in _blocks(activations):
+            for _, rows in _blocks(activations, order):
                 part, mean = groups.sums(rows)
                 sums.append(part)
                 means.append(mean + rows[0] if groups.centred else mean)
             ctx.save_for_backward(activations)
-            ctx.groups = groups
+            # Kept, because what is saved may come back in another memory format.
+            ctx.groups, ctx.order = groups, order
             ctx.set_materialize_grads(False)
             total = torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
-            centre = torch.cat(means) if groups.centred else None
+            centre = None
+            if (
+                groups.centred
+            ):  # not in storage order, which other processes may not share
+                centre = _from_rows(
+                    torch.cat(means)[None], activations, order
+                ).flatten()
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
         return activations.detach(), total, centre
@@ -206,19 +216,22 @@ class _Tap(torch.autograd.Function):
         incoming: Tensor | None,
         of_sums: Tensor | None,
         of_centre: Tensor | None,
-    ) -> tuple[Tensor | None, None]:
+    ) -> tuple[Tensor | None, None, None]:
         if of_sums is None:
-            return incoming, None
+            return incoming, None, None
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError(
                 "the invariance loss is differentiable once: its gradient has none "
                 "(create_graph=True, as gradient penalties use)"
             )
         (activations,) = ctx.saved_tensors
-        flat = activations.new_empty(activations.shape[0], activations[0].numel())
+        order, shape = ctx.order, activations.shape
+        flat = activations.new_empty(shape[0], activations[0].numel())
         if incoming is not None:
-            incoming = as_rows(incoming, _feature_order(activations))
-        for columns, rows in _blocks(activations):
+            incoming = as_rows(incoming, order)
+        if of_centre is not None:
+            of_centre = as_rows(of_centre.view(1, *shape[1:]), order)[0]
+        for columns, rows in _blocks(activations, order):
             # In float32 up to here, so that a loss scale keeps what half would lose.
             of_mean = None if of_centre is None else of_centre[columns]
             own = ctx.groups.gradient(rows, of_sums, of_mean)
@@ -226,7 +239,7 @@ class _Tap(torch.autograd.Function):
                 flat[:, columns] = own
             else:
                 torch.add(incoming[:, columns], own, out=flat[:, columns])
-        return _from_rows(flat, activations), None
+        return _from_rows(flat, activations, order), None, None
 
 
 def _squares(values: Tensor) -> Tensor:
@@ -236,12 +249,12 @@ def _squares(values: Tensor) -> Tensor:
     return torch.dot(values, values)  # without a temporary
 
 
-def _blocks(activations: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(activations: Tensor, order: list[int]) -> Iterator[tuple[slice, Tensor]]:
     """Columns and their rows `[N, d]`, in float32 or float64."""
-    flat, dtype = as_rows(activations), _statistics_dtype(activations)
+    flat, dtype = as_rows(activations, order), _statistics_dtype(activations)
     block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
     width = max(block // flat.shape[0] // _ALIGNED, 1) * _ALIGNED
-    for start in range(0, flat.shape[1], width):
+    for start in range(0, max(flat.shape[1], 1), width):
         columns = slice(start, start + width)
         yield columns, flat[:, columns].to(dtype)
 
@@ -256,14 +269,17 @@ def _feature_order(activations: Tensor) -> list[int]:
     return sorted(features, key=activations.stride, reverse=True)
 
 
-def as_rows(activations: Tensor, order: list[int] | None = None) -> Tensor:
-    """`[N, D]` with the features in storage order: a view for channels_last too."""
-    order = _feature_order(activations) if order is None else order
-    return activations.permute(0, *order).reshape(activations.shape[0], -1)
+def as_rows(activations: Tensor, order: list[int]) -> Tensor:
+    """`[N, D]` with the feature dimensions in that order.
+
+    A view, if the order is that of the memory: for channels_last, too.
+    """
+    features = activations[0].numel() if len(activations) else 0
+    return activations.permute(0, *order).reshape(activations.shape[0], features)
 
 
-def _from_rows(flat: Tensor, activations: Tensor) -> Tensor:
-    """The inverse of `as_rows`: shape and memory format of the activations."""
-    order = [0, *_feature_order(activations)]
-    ordered = flat.view([activations.shape[dim] for dim in order])
-    return ordered.permute([order.index(dim) for dim in range(len(order))])
+def _from_rows(flat: Tensor, activations: Tensor, order: list[int]) -> Tensor:
+    """The inverse of `as_rows`, for any number of rows."""
+    dims = [0, *order]
+    ordered = flat.view(len(flat), *(activations.shape[dim] for dim in order))
+    return ordered.permute([dims.index(dim) for dim in range(len(dims))])

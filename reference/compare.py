@@ -29,14 +29,16 @@ def values(folder: Path) -> dict[str, float]:
     """What the table shows of one run, row by row."""
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    arguments = json.loads((folder / "run.json").read_text())["arguments"]
+    about = json.loads((folder / "run.json").read_text())
+    arguments = about["arguments"]
     last = {name: float(value) for name, value in rows[-1].items()}
     images = arguments["batch_size"] * arguments["gradient_accumulation_steps"]
+    images *= about["processes"]
     shown = {
         "accuracy, %": last["acc1"],
         "accuracy on augmented images, %": last["acc1_augmented"],
         "task loss": last["task_loss"],
-        "seconds a step": images / last["images_per_second"],
+        "seconds a step": images / max(last["images_per_second"], 1e-9),
     }
     path = folder / "summary.json"
     scores: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

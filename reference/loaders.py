@@ -80,7 +80,13 @@ class TrainingBatches:
 
 def test_batches(images: Dataset, args: argparse.Namespace) -> DataLoader:
     """Batches of held-out images, as large as a training step's rows."""
-    return DataLoader(images, args.batch_size * args.num_views, **_common(images, args))
+    # A generator of its own: testing must not move the stream that training draws from.
+    return DataLoader(
+        images,
+        args.batch_size * args.num_views,
+        generator=torch.Generator(),
+        **_common(images, args),
+    )
 
 
 def _common(images: Dataset, args: argparse.Namespace) -> dict[str, object]:

@@ -114,7 +114,8 @@ def tell_loading(run: Run, pace: Pace) -> None:
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replaces metrics.csv by these rows."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(

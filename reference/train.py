@@ -110,6 +110,7 @@ def train_epoch(run: Run) -> dict[str, Any]:
     first, seen = progress.step, progress.tally.seen
     batches = run.training.epoch(progress.epoch, first)
     mixup = mix(args.mixup_alpha, run.images.num_classes)
+    problem = ""
     for i, shown, batch in pace.over(batches, progress.tally, first, run.batches):
         window, last = window_of(i, run.batches, args.gradient_accumulation_steps)
         with nullcontext() if last else accelerator.no_sync(run.model):
@@ -117,7 +118,7 @@ def train_epoch(run: Run) -> dict[str, Any]:
             outputs = run.model(images)
             loss = run.criterion(outputs, targets)
             accelerator.backward(loss / window)
-        problem = measure(run, pace, shown, outputs, targets)
+        problem = measure(run, pace, shown, outputs, targets) or problem
         if last:
             update(run)
             progress.step = i + 1

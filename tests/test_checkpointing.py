@@ -89,3 +89,49 @@ def test_checkpointing_the_whole_network_is_refused(batch):
     output = checkpoint(net, images, use_reentrant=False)
     with pytest.raises(RuntimeError, match="checkpoint the blocks inside it"):
         criterion(output, targets).backward()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_gradients_in_evaluation_are_left_alone(batch, trained):
+    """Recomputed layers of a forward that was not measured stay stock layers."""
+    images, targets = batch
+    torch.manual_seed(0)
+    net, stock = Checkpointed(), SmallNet()
+    for module in net.features:
+        module.inplace = False
+    net.kind = "whole"
+    stock.load_state_dict(net.state_dict())
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, **OPTIONS)
+    if trained:
+        criterion(net(images), targets).backward()
+        stock.load_state_dict(net.state_dict())
+    for count in (3, 8):  # 8: as many as the rows of a training step
+        probe = torch.rand(count, 3, 12, 12)
+        grads = []
+        for each in (net.eval(), stock.eval()):
+            given = probe.clone().requires_grad_()
+            each(given).sum().backward()
+            grads.append(given.grad)
+        torch.testing.assert_close(*grads)
+
+
+def test_two_forwards_of_different_sizes_before_their_backward(batch):
+    """Each recomputation finds the settings of its own forward."""
+    images, targets = batch
+    torch.manual_seed(0)
+    plain, net = SmallNet(), Checkpointed()
+    for module in net.features:
+        module.inplace = False
+    net.load_state_dict(plain.state_dict())
+    net.kind = "whole"
+    totals = []
+    for each in (plain, net):
+        criterion = nn.CrossEntropyLoss()
+        attach(each, criterion, **OPTIONS)
+        first = criterion(each(images), targets)
+        second = criterion(each(images[:2]), targets[:2])
+        (first + second).backward()
+        totals.append([p.grad for p in each.parameters()])
+    for got, expected in zip(totals[1], totals[0], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,9 @@ def run(folder, accuracy, score):
         f"0,2.0,8,10,10\n1,1.0,8,{accuracy},{accuracy - 10}\n"
     )
     arguments = {"batch_size": 4, "gradient_accumulation_steps": 2}
-    (folder / "run.json").write_text(json.dumps({"arguments": arguments}))
+    (folder / "run.json").write_text(
+        json.dumps({"arguments": arguments, "processes": 1})
+    )
     layers = {"input": {"50%": 0.5}, "features.1": {"50%": score}}
     (folder / "summary.json").write_text(json.dumps({folder.name: layers}))
     return folder

@@ -170,3 +170,13 @@ def test_memory_does_not_grow_with_the_images():
     invariance_scores(net, data, num_transforms=1, **PIXELS)
     assert len(data.alive) == 40
     assert sum(ref() is not None for ref in data.alive) <= 1
+
+
+def test_batches_may_differ_in_memory_format(net):
+    """Scores are those of the same images in one format."""
+    images = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    mixed = [images[:4], images[4:].contiguous(memory_format=torch.channels_last)]
+    one = invariance_scores(net, [images[:4], images[4:]], mean=0.0, std=1.0)
+    other = invariance_scores(net, mixed, mean=0.0, std=1.0)
+    for name, values in one.items():
+        torch.testing.assert_close(other[name], values, atol=1e-5, rtol=1e-4)

@@ -174,3 +174,28 @@ def test_a_layer_costs_few_operations():
         torch.autograd.backward([alias, sums], [torch.ones_like(alias), sums.detach()])
     assert forward.count <= 12
     assert backward.count <= 18
+
+
+def test_saved_tensors_may_come_back_in_another_memory_format():
+    """As `save_on_cpu` packs them; the mean's gradient, which sync=True uses, too."""
+    base = activations((6, 4, 5, 3)).detach()
+    base = base.to(memory_format=torch.channels_last)
+    grads = []
+    for pack in (lambda t: t, lambda t: t.contiguous()):
+        values = base.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            _, sums, mean = tap(values, Views(3, 6, 0, centred=True))
+        weights = torch.arange(mean.numel(), dtype=mean.dtype)
+        (sums[0] + (mean * weights).sum()).backward()
+        grads.append(values.grad)
+    torch.testing.assert_close(mean, base.mean(0).flatten())
+    torch.testing.assert_close(*grads)
+
+
+def test_a_layer_without_features_counts_nothing():
+    """A loss of 0 with an empty gradient."""
+    values = torch.zeros(4, 3, 0, requires_grad=True)
+    loss = invariance_loss(values, 2)
+    loss.backward()
+    assert loss == 0
+    assert values.grad.shape == values.shape
