@@ -9,7 +9,7 @@ pairs of `(a_i - a_j)^2` is twice a variance, hence, for both losses of this mod
 
     loss = mean over groups of the variance within the group / variance of all rows
 
-in O(N * D) time, from a few sums of squares a layer. No matrix of N x N distances exists.
+in O(N * D) time, from a few sums of squares a layer, without a matrix of distances.
 """
 
 import torch
