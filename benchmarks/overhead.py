@@ -63,7 +63,7 @@ def case(
     """Seconds of every arm, saved tensors, and peak memory of fresh processes."""
     built = {arm: ARMS[arm](setting) for arm in arms}
     saved = {} if setting.compiled else {arm: saved_mib(built[arm]) for arm in PAIR}
-    seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=4)
+    seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=3)
     compiled = setting.compiled
     rows = setting.images * setting.views
     plain = statistics.median(seconds["plain"])
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="benchmarks/results", type=Path)
-    parser.add_argument("--rounds", default=11, type=int)
+    parser.add_argument("--rounds", default=9, type=int)
     parser.add_argument("--only", nargs="+", help="names of networks")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-memory", action="store_true")
