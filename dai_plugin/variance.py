@@ -47,8 +47,7 @@ class Views:
         The squares are those of rows about the first view of their image, of group
         means about that view, and of group means about the mean of all rows.
         """
-        first, apart = self._apart(rows)
-        drift = apart.mean(0)
+        first, apart, drift = self._apart(rows)
         means = (first - first[:1]).detach().add_(drift)
         mean = means.mean(0)
         squares = [_squares(values) for values in (apart, drift, means.sub_(mean))]
@@ -62,12 +61,11 @@ class Views:
 
     def gradient(
         self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
-    ) -> Tensor:
-        """Gradient for the rows, given that of the sums and of the mean of all."""
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and the gradient for them, given that of the sums and of the mean."""
         of_apart, of_drift, of_between = 2 * of_sums
         of_drift, of_between = of_drift / self.num_views, of_between / self.num_views
-        first, apart = self._apart(rows)
-        drift = apart.mean(0)
+        first, apart, drift = self._apart(rows)
         offset = first - first[:1]
         away = (offset.mean(0) + drift.mean(0)) * -of_between
         if of_mean is not None:
@@ -75,17 +73,24 @@ class Views:
         # of_between * (group mean - mean of all) + of_drift * drift, in two steps:
         torch.addcmul(away, offset, of_between, out=offset)
         offset.addcmul_(drift, of_between + of_drift)
-        torch.addcmul(offset, apart, of_apart, out=apart)
-        return apart.flatten(0, 1)
+        yield slice(0, len(first)), offset
+        others = torch.addcmul(offset, apart, of_apart, out=apart)
+        yield slice(len(first), None), others.flatten(0, 1)
 
-    def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The first view `[B, d]`, and all views less it `[M, B, d]`.
+    def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first view `[B, d]`, the others less it, and the mean of all less it.
 
         The first view stands near the mean of its group, so that squares about it lose
         next to no digits when they are carried over to the mean.
         """
         groups = torch.unflatten(rows, 0, (self.num_views, -1))
-        return groups[0], groups - groups[0].detach()
+        first = groups[0]
+        if torch.compiler.is_compiling():
+            # The first among them, for autograd: in numbers it adds nothing.
+            apart = groups - first.detach()
+        else:
+            apart = groups[1:] - first
+        return first, apart, apart.sum(0) / self.num_views
 
 
 class Classes:
@@ -134,14 +139,14 @@ class Classes:
 
     def gradient(
         self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
-    ) -> Tensor:
-        """Gradient for the rows, given that of the sums."""
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and the gradient for them, given that of the sums."""
         assert of_mean is None
         within, squares = of_sums
         rows = rows - rows[:1]
         weight = 2 * within * self._weight.to(rows.dtype)
         about_mean = (rows - rows.mean(0)) * (2 * squares)
-        return self._deviations(rows).mul_(weight).add_(about_mean)
+        yield slice(None), self._deviations(rows).mul_(weight).add_(about_mean)
 
 
 Taps = tuple[Tensor, Tensor, Tensor | None]
@@ -234,11 +239,11 @@ class _Tap(torch.autograd.Function):
         for columns, rows in _blocks(activations, order):
             # In float32 up to here, so that a loss scale keeps what half would lose.
             of_mean = None if of_centre is None else of_centre[columns]
-            own = ctx.groups.gradient(rows, of_sums, of_mean)
-            if incoming is None:
-                flat[:, columns] = own
-            else:
-                torch.add(incoming[:, columns], own, out=flat[:, columns])
+            for part, own in ctx.groups.gradient(rows, of_sums, of_mean):
+                if incoming is None:
+                    flat[part, columns] = own
+                else:
+                    torch.add(incoming[part, columns], own, out=flat[part, columns])
         return _from_rows(flat, activations, order), None, None
 
 

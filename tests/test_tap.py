@@ -173,7 +173,7 @@ def test_a_layer_costs_few_operations():
     with Count() as backward:
         torch.autograd.backward([alias, sums], [torch.ones_like(alias), sums.detach()])
     assert forward.count <= 12
-    assert backward.count <= 18
+    assert backward.count <= 20
 
 
 def test_saved_tensors_may_come_back_in_another_memory_format():
