@@ -138,6 +138,7 @@ def test_a_full_disk(tmp_path):
     assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
 
 
+@pytest.mark.all
 def test_a_full_disk_on_two_processes(tmp_path):
     """The first process tells it, and the other ends too."""
     result = launch(
@@ -184,7 +185,7 @@ def test_a_missing_checkpoint(tmp_path):
     assert "there is no file" in error(result)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.all)])
 def test_a_loss_that_is_no_number(tmp_path, processes):
     """The last good checkpoint stays, and can be resumed."""
     common = (*QUICK, "--output-dir", tmp_path)

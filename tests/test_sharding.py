@@ -50,6 +50,7 @@ def sharded(*arguments, **changes):
     return result
 
 
+@pytest.mark.all
 def test_a_sharded_run_ends_where_one_of_whole_copies_does(tmp_path):
     """Accumulation, clipping, batch norm: the same weights and the same metrics."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
