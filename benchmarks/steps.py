@@ -97,35 +97,6 @@ class Step:
         return None
 
 
-class LossOnly(Step):
-    """The invariance loss on ready rows: making them is not timed."""
-
-    def prepare(self) -> None:
-        """Hooks the layers."""
-        self.dai = dai_plugin.DataAugmentationInvariance(
-            self.network,
-            num_views=self.setting.views,
-            layers=self.setting.layers,
-            scheme=dai_plugin.Scheme.photometric(contrast=0.0, brightness=0.0),
-            mean=0.0,
-            std=1.0,
-        )
-
-    def loss(self) -> Tensor:
-        """Task loss and invariance losses."""
-        return self.dai.loss(self.task(self.rows))
-
-    def __call__(self) -> float:
-        """The step's seconds without its views, where the host can tell."""
-        self.dai.views(self.images)
-        if self.setting.device.type != "cpu":
-            super().__call__()  # the device is not waited for, so nothing to subtract
-            return 0.0
-        start = time.perf_counter()
-        super().__call__()
-        return time.perf_counter() - start
-
-
 class Views(Step):
     """In-batch augmentation alone: views are made, the task loss is all there is."""
 
@@ -145,12 +116,15 @@ class Views(Step):
 class Method(Step):
     """The whole method: views, task loss, invariance losses."""
 
+    scheme = dai_plugin.Scheme.heavier()
+
     def prepare(self) -> None:
         """Hooks the layers."""
         self.dai = dai_plugin.DataAugmentationInvariance(
             self.network,
             num_views=self.setting.views,
             layers=self.setting.layers,
+            scheme=self.scheme,
             mean=0.0,
             std=1.0,
         )
@@ -158,6 +132,26 @@ class Method(Step):
     def loss(self) -> Tensor:
         """Task loss and invariance losses of fresh views."""
         return self.dai.loss(self.task(self.dai.views(self.images)))
+
+
+class LossOnly(Method):
+    """The invariance loss on ready rows: making them is not timed."""
+
+    scheme = dai_plugin.Scheme.photometric(contrast=0.0, brightness=0.0)
+
+    def loss(self) -> Tensor:
+        """Task loss and invariance losses."""
+        return self.dai.loss(self.task(self.rows))
+
+    def __call__(self) -> float:
+        """The step's seconds without its views, where the host can tell."""
+        self.dai.views(self.images)
+        if self.setting.device.type != "cpu":
+            super().__call__()  # the device is not waited for, so nothing to subtract
+            return 0.0
+        start = time.perf_counter()
+        super().__call__()
+        return time.perf_counter() - start
 
 
 class Hooked(Step):

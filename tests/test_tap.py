@@ -67,11 +67,9 @@ def test_half_precision_adds_in_float32(dtype):
     wide = values.detach().float().requires_grad_()
     groups = Views(4, 8, 0)
     through_tap(values, groups).backward()
-    alias, sums, _ = tap(wide, groups)
-    incoming = alias.detach().to(dtype).sin()  # the network runs in half precision
-    own = 3 * variance_ratio(sums, groups)
-    (own + (alias * incoming.cos().float()).sum() * 0).backward()
-    cosine = values.detach().cos().float()
+    _, sums, _ = tap(wide, groups)
+    (3 * variance_ratio(sums, groups)).backward()
+    cosine = values.detach().cos().float()  # the network runs in half precision
     expected = (wide.grad + cosine).to(dtype)
     torch.testing.assert_close(
         values.grad, expected, rtol=2 * torch.finfo(dtype).eps, atol=0
