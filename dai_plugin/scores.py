@@ -5,7 +5,7 @@
 for image i, transformation G and the activations x of one layer (arXiv:1906.04547): 1
 for identical activations, 0 as far apart as two random images. The denominator is
 `(|x_i - m|^2 + mean over j of |x_j - m|^2) / D` with m the mean of all images, so that
-two passes over the data and O(D) memory a layer suffice.
+two passes over the data and O(D) memory a layer suffice: one for m, one for distances.
 """
 
 import logging
@@ -82,13 +82,12 @@ def invariance_scores(
     batches = _Batches(base, data, mean, std, device)
     taps = _Taps(base, select_layers(base, layers))
     with _evaluation(base), torch.no_grad():
-        moments = _moments(model, batches, taps)
-        parts: dict[str, list[Tensor]] = {}
-        for name, rows in _stream(
-            model, batches, taps, moments, scheme, num_transforms, seed
-        ):
-            parts.setdefault(name, []).append(rows)
-    scores = {name: torch.cat(rows) for name, rows in parts.items()}
+        means = _means(model, batches, taps)
+        draws = _Transformations(scheme, num_transforms, seed)
+        distances: dict[str, list[Tensor]] = {}
+        for name, rows in _stream(model, batches, taps, means, draws):
+            distances.setdefault(name, []).append(rows)
+    scores = {name: _scores(torch.cat(rows)) for name, rows in distances.items()}
     if any(values.isnan().any() for values in scores.values()):
         logger.warning("scores are NaN where all images have the same activations")
     return scores
@@ -107,35 +106,25 @@ def activation_shapes(
     return shapes
 
 
-class _Moments:
-    """Mean and summed squared deviations of rows that come in batches (Chan et al.).
+class _Mean:
+    """Mean of rows that come in batches.
 
-    All rows are taken less the first one, which is exact for near values.
+    The first row is taken from all: exact for near values, and zero for equal ones.
     """
 
     def __init__(self, first: Tensor) -> None:
         self.first = first
+        self.total = torch.zeros_like(first, dtype=torch.float64)
         self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
 
     def update(self, rows: Tensor) -> None:
-        """Merges `[n, D]` rows."""
-        rows = rows - self.first
-        mean, count = rows.mean(0), rows.shape[0]
-        total = self.count + count
-        delta = mean - self.mean
-        self.squares = (
-            self.squares
-            + _squares(rows.sub_(mean)).sum()
-            + delta.square().sum(dtype=torch.float64) * (self.count * count / total)
-        )
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
+        """Takes `[n, D]` rows."""
+        self.total += (rows - self.first).sum(0)
+        self.count += len(rows)
 
-    def distances(self, rows: Tensor) -> Tensor:
-        """Mean squared distance `[n]` of each row to all rows, summed over features."""
-        return _squares((rows - self.first).sub_(self.mean)) + self.squares / self.count
+    def value(self) -> Tensor:
+        """The mean `[D]` in float32."""
+        return (self.first + self.total / self.count).float()
 
 
 class _Taps:
@@ -222,61 +211,71 @@ class _Batches:
         return images.float() * std + mean
 
 
-def _moments(model: nn.Module, batches: _Batches, taps: _Taps) -> dict[str, _Moments]:
-    moments: dict[str, _Moments] = {}
+def _means(model: nn.Module, batches: _Batches, taps: _Taps) -> dict[str, Tensor]:
+    means: dict[str, _Mean] = {}
 
     def visit(name: str, activation: Tensor) -> None:
         rows = _rows(activation)
-        if name not in moments:
-            moments[name] = _Moments(rows[0].clone())
-        moments[name].update(rows)
+        if name not in means:
+            means[name] = _Mean(rows[0].clone())
+        means[name].update(rows)
 
     for images in batches:
         visit("input", batches.pixels(images))
         taps.run(model, images, visit)
-    return moments
+    return {name: mean.value() for name, mean in means.items()}
 
 
 def _stream(
     model: nn.Module,
     batches: _Batches,
     taps: _Taps,
-    moments: dict[str, _Moments],
-    scheme: Scheme | Transform,
-    num_transforms: int,
-    seed: int,
+    means: dict[str, Tensor],
+    draws: "_Transformations",
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and scores `[B, num_transforms]` of each batch and layer."""
-    draws = _Transformations(scheme, num_transforms, seed)
+    """Name and squared distances `[B, 1 + T]` of each batch and layer.
+
+    The first is the distance from the mean of all images, the others those from the
+    transformed versions.
+    """
     for images in batches:
         clean: dict[str, Tensor] = {}
-        scores: dict[str, list[Tensor]] = {}
+        distances: dict[str, list[Tensor]] = {}
 
         def keep(
-            name: str, activation: Tensor, clean: dict[str, Tensor] = clean
-        ) -> None:
-            spoiled = name in taps.overwritten
-            clean[name] = activation.clone() if spoiled else activation
-
-        def score(
             name: str,
             activation: Tensor,
             clean: dict[str, Tensor] = clean,
-            scores: dict[str, list[Tensor]] = scores,
+            distances: dict[str, list[Tensor]] = distances,
         ) -> None:
-            apart = _rows(activation) - _rows(clean[name])
-            scores.setdefault(name, []).append(_squares(apart))
+            distances[name] = [_squared_distances(_rows(activation), means[name])]
+            spoiled = name in taps.overwritten
+            clean[name] = activation.clone() if spoiled else activation
+
+        def compare(
+            name: str,
+            activation: Tensor,
+            clean: dict[str, Tensor] = clean,
+            distances: dict[str, list[Tensor]] = distances,
+        ) -> None:
+            rows, others = _rows(activation), _rows(clean[name])
+            distances[name].append(_squared_distances(rows, others))
 
         keep("input", batches.pixels(images))
         taps.run(model, images, keep)
         assert batches.normalization is not None
         for transformed in draws(images, batches.normalization):
-            score("input", batches.pixels(transformed))
-            taps.run(model, transformed, score)
-        for name, distances in scores.items():
-            away = moments[name].distances(_rows(clean[name]))
-            away = torch.where(away > 0, away, torch.nan)[:, None]
-            yield name, (1 - torch.stack(distances, 1) / away).float().cpu()
+            compare("input", batches.pixels(transformed))
+            taps.run(model, transformed, compare)
+        for name, columns in distances.items():
+            yield name, torch.stack(columns, 1)
+
+
+def _scores(distances: Tensor) -> Tensor:
+    """Scores `[N, T]` of squared distances `[N, 1 + T]`, the first from the mean."""
+    away = distances[:, :1] + distances[:, 0].mean()
+    away = torch.where(away > 0, away, torch.nan)
+    return (1 - distances[:, 1:] / away).float().cpu()
 
 
 class _Transformations:
@@ -321,9 +320,9 @@ def _rows(activation: Tensor) -> Tensor:
     return activation.flatten(1).float()
 
 
-def _squares(rows: Tensor) -> Tensor:
-    """Squared length `[n]` of each row in float64, without a temporary of its size."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+def _squared_distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distance `[n]` of each row from its counterpart, or one, in float64."""
+    norms: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
     return norms.double().square()
 
 
