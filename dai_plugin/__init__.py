@@ -5,12 +5,8 @@ model, criterion = dai_plugin.attach(model, criterion)
 """
 
 from dai_plugin import schedules
-from dai_plugin.attachment import (
-    Attachment,
-    DataAugmentationInvariance,
-    attach,
-    attached,
-)
+from dai_plugin.attachment import Attachment, attach, attached
+from dai_plugin.explicit import DataAugmentationInvariance
 from dai_plugin.layers import select_layers
 from dai_plugin.loss import class_invariance_loss, invariance_loss
 from dai_plugin.schemes import Scheme

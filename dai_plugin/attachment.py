@@ -1,6 +1,6 @@
-"""`attach` and the explicit form: how an objective meets a training loop.
+"""`attach`: how an objective meets a training loop that knows nothing of it.
 
-The only file that wires the others together. `attach` works through four kinds of
+The only file that wires the others together. It works through four kinds of
 hooks: before the network's forward images become rows, at each chosen layer its loss is
 taken, after the forward the caller gets the first view's rows, and after the criterion
 the losses of all views become the objective.
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.criterion import Call, CriterionHooks, Outputs, raising
+from dai_plugin.criterion import CriterionHooks, raising
 from dai_plugin.hooks import Hook, in_backward, logger
 from dai_plugin.layers import Layers, unwrap
 from dai_plugin.normalization import Statistics
 from dai_plugin.objective import NO_DATA_PARALLEL, Objective, Schedule, When
-from dai_plugin.schemes import Scheme, Transform, moves_pixels
+from dai_plugin.outputs import Call, Outputs
+from dai_plugin.schemes import Scheme, Transform
 from dai_plugin.views import FirstView, repeat_targets
 from dai_plugin.weights import Law
 
@@ -203,7 +204,7 @@ class Attachment(Objective):
         leaves[place] = self.begin(leaves[place])
         args, kwargs = pytree.tree_unflatten(leaves, structure)
         if self._criterion is None and isinstance(kwargs.get("labels"), Tensor):
-            self._refuse_dense(kwargs["labels"])
+            self.refuse_dense(kwargs["labels"], self._images)
             kwargs["labels"] = repeat_targets(kwargs["labels"], self.num_views)
         return args, kwargs
 
@@ -239,7 +240,7 @@ class Attachment(Objective):
         for target in call.targets:
             # A float argument of another shape is no target (the images, say).
             if not target.is_floating_point() or target.shape in call.shapes:
-                self._refuse_dense(target)
+                self.refuse_dense(target, images)
         labels = call.labels if self.beta else None
         return self.total(
             task,
@@ -271,10 +272,6 @@ class Attachment(Objective):
             first.loss = total
         return first
 
-    def _refuse_dense(self, target: Tensor) -> None:
-        if self.num_views > 1 or self.first_view == "augmented":
-            refuse_dense(self.scheme, target, self._images)
-
     def _watch_ended(self, arguments: Any) -> None:
         """Warns once if the criterion is called on outputs of a step that has ended."""
         leaves = pytree.tree_leaves(arguments)
@@ -303,79 +300,6 @@ class Attachment(Objective):
                 "gradients flow through a network in evaluation mode, without views "
                 'and invariance loss; attach with when="grad" to train it so'
             )
-
-
-class DataAugmentationInvariance(Objective):
-    """The explicit form, for loops of one's own; takes the keywords of `attach`.
-
-    Nothing is returned short: metrics count all `num_views * B` rows. Evaluation is
-    untouched.
-
-        dai = DataAugmentationInvariance(model, num_views=8)
-        images, targets = dai.views(images, targets)
-        loss = dai.loss(criterion(model(images), targets))
-    """
-
-    def __init__(self, model: nn.Module, **settings: Any) -> None:
-        super().__init__(model, **settings)
-        self._targets: Tensor | None = None
-        self._handle = self.base.register_forward_pre_hook(Hook(self._before))
-
-    def _before(self, *_: Any) -> None:
-        if not self.active:  # a step that was given up before its loss
-            self._open = False
-            self.release()
-
-    def remove(self) -> None:
-        """Takes away every hook that was set here, and nothing else's."""
-        super().remove()
-        self._handle.remove()
-
-    def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
-        """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
-
-        Args:
-            images: `[B, C, H, W]`.
-            targets: `[B, ...]`; left out, the rows are returned alone.
-
-        Raises:
-            ValueError: the images are no batch, hold NaN in the first step, or dense
-                targets meet a scheme that moves pixels.
-        """
-        if self.active:
-            if targets is not None:
-                refuse_dense(self.scheme, targets, images.shape[0])
-                targets = repeat_targets(targets, self.num_views)
-            images, self._targets = self.begin(images), targets
-        return images if targets is None else (images, targets)
-
-    def loss(self, task: Tensor) -> Tensor:
-        """The objective from the task loss on all rows.
-
-        Raises:
-            RuntimeError: `views` was not called for this step, or a chosen layer did
-                not fire since.
-        """
-        if not self.active:
-            return task
-        if not self._open:
-            raise RuntimeError("loss() needs the rows of this step: call views() first")
-        self.measured()
-        return self.total(task, self._targets if self.beta else None)
-
-
-def refuse_dense(scheme: Scheme | Transform, target: Tensor, images: int) -> None:
-    """Raises if the target has pixels, which the scheme would move apart.
-
-    Raises:
-        ValueError: so it is.
-    """
-    dense = target.dim() > 2 and target.shape[0] == images
-    if dense and moves_pixels(scheme):
-        raise ValueError(
-            f"targets of shape {list(target.shape)} belong to pixels, which the scheme "
-            f'moves ({scheme}); use scheme="photometric"'
-        )
 
 
 def _find_images(leaves: Sequence[Any]) -> int:

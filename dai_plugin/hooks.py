@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dai_plugin.groups import Views
 from dai_plugin.layers import resolve
 from dai_plugin.loss import class_invariance_loss, variance_ratio
 from dai_plugin.ranks import check_same_layers, global_losses, world_size
-from dai_plugin.variance import Taps, Views, tap
+from dai_plugin.variance import Taps, tap
 
 logger = logging.getLogger("dai_plugin")
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from dai_plugin import ranks
+from dai_plugin import ranks, settings
 from dai_plugin.hooks import LayerHooks, hooked
 from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.normalization import (
@@ -24,7 +23,7 @@ from dai_plugin.normalization import (
     from_batch,
     known_normalization,
 )
-from dai_plugin.schemes import Scheme, Transform, find_scheme
+from dai_plugin.schemes import Scheme, Transform, find_scheme, moves_pixels
 from dai_plugin.views import FirstView, expand, mix_seed
 from dai_plugin.weights import Law, spread_weights
 
@@ -65,7 +64,7 @@ class Objective:
         seed: int | None = None,
         strict: bool = True,
     ) -> None:
-        _check(num_views, alpha, beta, correction, first_view, when, sync)
+        settings.check(num_views, alpha, beta, correction, first_view, when, sync)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80}")
         if isinstance(model, nn.DataParallel):
@@ -149,7 +148,8 @@ class Objective:
             self._prune()
         self._fired, self._losses = self._hooks.fired, self._hooks.losses()
         if not self._started:
-            self._notice()
+            if not self._rank:
+                self._tell()
             self._started = True
 
     def total(
@@ -276,7 +276,9 @@ class Objective:
             )
         rank = ranks.rank()
         if self._normalization is None:
-            self._normalization = self._guess(images, rank)
+            self._normalization = ranks.from_first(
+                lambda: from_batch(images), images.device
+            )
             if rank == 0:
                 logger.warning(
                     "mean and std were not given; normalisation taken: %s. Give mean= "
@@ -284,21 +286,6 @@ class Objective:
                     self._normalization,
                 )
         self._rank = rank
-
-    def _guess(self, images: Tensor, rank: int) -> Normalization:
-        """From the first rank's batch, for all ranks; so is its error."""
-        guess: list[Any] = [None]
-        if rank == 0:
-            try:
-                guess = [from_batch(images)]
-            except ValueError as error:
-                guess = [error]
-        if ranks.world_size() > 1:
-            dist.broadcast_object_list(guess, src=0, device=images.device)
-        if isinstance(guess[0], ValueError):
-            raise guess[0]
-        found: Normalization = guess[0]
-        return found
 
     def _scheduled(self) -> float:
         multiplier = float(self._schedule(self._step)) if self._schedule else 1.0
@@ -321,6 +308,20 @@ class Objective:
             )
         return torch.dot(losses.to(device), self._weights[key])
 
+    def refuse_dense(self, target: Tensor, images: int) -> None:
+        """Raises if the target of so many images has pixels, which views move apart.
+
+        Raises:
+            ValueError: so it is.
+        """
+        dense = target.dim() > 2 and target.shape[0] == images
+        moved = self.num_views > 1 or self.first_view == "augmented"
+        if dense and moved and moves_pixels(self.scheme):
+            raise ValueError(
+                f"targets of shape {list(target.shape)} belong to pixels, which the "
+                f'scheme moves ({self.scheme}); use scheme="photometric"'
+            )
+
     def _prune(self) -> None:
         """Lets "auto" leave out what the network overwrites in place."""
         spoiled = self._hooks.overwritten() if self._automatic else []
@@ -334,69 +335,25 @@ class Objective:
                 f"later operation: {spoiled}; name layers with layers="
             )
 
-    def _notice(self) -> None:
-        if self._rank:
-            return
-        rows = self._hooks.rows
+    def _tell(self) -> None:
         weights = spread_weights(*self._law, self._chosen, self._fired)
-        layers = ", ".join(
-            f"{name} {self.alpha * weight:.3g}"
+        shares = {
+            name: self.alpha * weight
             for name, weight in zip(self._fired, weights, strict=True)
-        )
-        parts = [
-            f"{rows // self.num_views} images x {self.num_views} views = {rows} rows a "
-            f"step, {self.num_views} times the network's compute for this batch size",
-            f"loss = {1 - self.alpha - self.beta:g} task + {self.alpha:g} invariance"
-            + (f" + {self.beta:g} class invariance" if self.beta else ""),
-            f"{len(self._fired)} layers and weights: {layers}",
+        }
+        rows, sync = self._hooks.rows, self._hooks.sync
+        told = [
+            *settings.costs(rows, self.num_views, self.alpha, self.beta),
+            f"{len(shares)} layers and weights: "
+            + ", ".join(f"{name} {share:.3g}" for name, share in shares.items()),
             f"scheme: {self.scheme} ({self.first_view} first view)",
             f"normalisation: {self._normalization}",
+            *settings.cautions(self.scheme, self.num_views, sync),
         ]
-        if isinstance(self.scheme, Scheme) and self.scheme.flip:
-            parts.append("images are flipped: wrong for digits, text, left and right")
-        if (world_size := ranks.world_size()) > 1:
-            parts.append(
-                f"statistics are those of all {world_size} ranks together"
-                if self._hooks.sync
-                else f"statistics are local to each of {world_size} ranks (sync=False)"
-            )
-        if self.num_views == 1:
-            parts.append("one view has nothing to compare: the invariance loss is 0")
         if not logger.hasHandlers():
             # Nobody set up logging: what a run costs is to be seen all the same.
             logger.addHandler(logging.StreamHandler())
-        logger.info("%s", "\n  ".join(["data augmentation invariance", *parts]))
-
-
-def _check(
-    num_views: int,
-    alpha: float,
-    beta: float,
-    correction: int,
-    first_view: str,
-    when: str,
-    sync: bool,
-) -> None:
-    if not isinstance(num_views, int):
-        raise TypeError(f"num_views must be an int, got {num_views!r}")
-    if num_views < 1:
-        raise ValueError(f"num_views must be at least 1, got {num_views}")
-    if not (0 <= alpha <= 1 and 0 <= beta <= 1 and alpha + beta <= 1 + 1e-9):
-        raise ValueError(
-            f"alpha and beta must lie in [0, 1], and so must their sum, got "
-            f"alpha={alpha}, beta={beta}; 1 - alpha - beta is the task loss's weight"
-        )
-    if correction not in (0, 1):
-        raise ValueError(f"correction must be 0 or 1, got {correction}")
-    if first_view not in ("clean", "augmented"):
-        raise ValueError(f"first_view is 'clean' or 'augmented', got {first_view!r}")
-    if when not in ("training", "grad"):
-        raise ValueError(f"when is 'training' or 'grad', got {when!r}")
-    if sync and beta:
-        raise ValueError(
-            f"sync=True takes no class-wise term, got beta={beta}: classes are not "
-            "brought together over ranks; set beta=0 or sync=False"
-        )
+        logger.info("%s", "\n  ".join(["data augmentation invariance", *told]))
 
 
 def _check_network(base: nn.Module) -> None:

@@ -14,12 +14,17 @@ reach the loss through its own terms alone. DistributedDataParallel and FSDP ave
 gradients over the R ranks, hence each back-propagates R times its own share.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dai_plugin.groups import Views
 from dai_plugin.loss import divide
-from dai_plugin.variance import Views
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -31,6 +36,22 @@ def world_size() -> int:
 def rank() -> int:
     """Of this process; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def from_first(compute: Callable[[], T], device: torch.device) -> T:
+    """What the first rank computes, for all ranks; its ValueError is raised on all."""
+    result: list[Any] = [None]
+    if rank() == 0:
+        try:
+            result = [compute()]
+        except ValueError as error:
+            result = [error]
+    if world_size() > 1:
+        dist.broadcast_object_list(result, src=0, device=device)
+    if isinstance(result[0], ValueError):
+        raise result[0]
+    found: T = result[0]
+    return found
 
 
 def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:

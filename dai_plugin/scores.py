@@ -15,24 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, RandomSampler
 
+from dai_plugin.batches import Batches, Transformations
 from dai_plugin.hooks import find_rows
 from dai_plugin.layers import Layers, resolve, select_layers, unwrap
-from dai_plugin.normalization import (
-    Normalization,
-    Statistics,
-    from_batch,
-    known_normalization,
-)
+from dai_plugin.normalization import Statistics
 from dai_plugin.schemes import Scheme, Transform, find_scheme
-from dai_plugin.views import expand, mix_seed, transform
 
 logger = logging.getLogger("dai_plugin")
 
 Visit = Callable[[str, Tensor], None]
-_BATCH = 128
 
 
 def invariance_scores(
@@ -79,11 +71,11 @@ def invariance_scores(
         raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
     base, scheme = unwrap(model), find_scheme(scheme)
     device = device or next((p.device for p in base.parameters()), "cpu")
-    batches = _Batches(base, data, mean, std, device)
+    batches = Batches(base, data, mean, std, device)
     taps = _Taps(base, select_layers(base, layers))
     with _evaluation(base), torch.no_grad():
         means = _means(model, batches, taps)
-        draws = _Transformations(scheme, num_transforms, seed)
+        draws = Transformations(scheme, num_transforms, seed)
         distances: dict[str, list[Tensor]] = {}
         for name, rows in _stream(model, batches, taps, means, draws):
             distances.setdefault(name, []).append(rows)
@@ -162,56 +154,7 @@ class _Taps:
             self._watch = False
 
 
-class _Batches:
-    """Batches of normalised float images on their device, again and again."""
-
-    def __init__(
-        self,
-        base: nn.Module,
-        data: Tensor | Iterable[Any],
-        mean: Statistics | None,
-        std: Statistics | None,
-        device: torch.device | str,
-    ) -> None:
-        if isinstance(data, Tensor):
-            data = torch.split(data, _BATCH)
-        if iter(data) is data:
-            raise TypeError(
-                f"data is a one-shot {type(data).__name__}, but two passes are made; "
-                "give a tensor, a list of batches or a DataLoader"
-            )
-        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-            logger.warning("the DataLoader shuffles: scores come in an unknown order")
-        self._data, self._device = data, device
-        self.normalization = known_normalization(base, mean, std)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        count = 0
-        for batch in self._data:
-            leaves = pytree.tree_leaves(batch)
-            found = [x for x in leaves if isinstance(x, Tensor) and x.dim() == 4]
-            if not found:
-                raise ValueError("a batch of data holds no images [B, C, H, W]")
-            count += found[0].shape[0]
-            if found[0].shape[0]:
-                yield self._prepare(found[0].to(self._device))
-        if not count:
-            raise ValueError("data holds no images")
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        if self.normalization is None:
-            self.normalization = from_batch(images)
-            logger.warning("normalisation taken: %s", self.normalization)
-        return self.normalization.prepare(images)
-
-    def pixels(self, images: Tensor) -> Tensor:
-        """The [0, 1] pixels of prepared images."""
-        assert self.normalization is not None
-        mean, std = self.normalization.tensors(images)
-        return images.float() * std + mean
-
-
-def _means(model: nn.Module, batches: _Batches, taps: _Taps) -> dict[str, Tensor]:
+def _means(model: nn.Module, batches: Batches, taps: _Taps) -> dict[str, Tensor]:
     means: dict[str, _Mean] = {}
 
     def visit(name: str, activation: Tensor) -> None:
@@ -228,10 +171,10 @@ def _means(model: nn.Module, batches: _Batches, taps: _Taps) -> dict[str, Tensor
 
 def _stream(
     model: nn.Module,
-    batches: _Batches,
+    batches: Batches,
     taps: _Taps,
     means: dict[str, Tensor],
-    draws: "_Transformations",
+    draws: Transformations,
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and squared distances `[B, 1 + T]` of each batch and layer.
 
@@ -276,43 +219,6 @@ def _scores(distances: Tensor) -> Tensor:
     away = distances[:, :1] + distances[:, 0].mean()
     away = torch.where(away > 0, away, torch.nan)
     return (1 - distances[:, 1:] / away).float().cpu()
-
-
-class _Transformations:
-    """The transformed versions of one batch after another, image by image."""
-
-    def __init__(self, scheme: Scheme | Transform, count: int, seed: int) -> None:
-        self.scheme, self.count, self.seed, self.first = scheme, count, seed, 0
-        # One stream a transformation, whose rows are taken in the order of the images.
-        self.generators = [
-            torch.Generator().manual_seed(mix_seed(seed, k)) for k in range(count)
-        ]
-
-    def __call__(
-        self, images: Tensor, normalization: Normalization
-    ) -> Iterator[Tensor]:
-        for k in range(self.count):
-            yield self._transformed(images, k, normalization)
-        self.first += images.shape[0]
-
-    def _transformed(self, images: Tensor, k: int, known: Normalization) -> Tensor:
-        if isinstance(self.scheme, Scheme):
-            drawn = self.scheme.draw(images.shape[0], generator=self.generators[k])
-            drawn = {name: values.to(images.device) for name, values in drawn.items()}
-            out = torch.empty_like(images)[None]
-            return transform(images, self.scheme, drawn, known, out=out)[0]
-        rows = [
-            expand(
-                image[None],
-                1,
-                self.scheme,
-                first_view="augmented",
-                normalization=known,
-                seed=mix_seed(self.seed, self.first + i, k),
-            )
-            for i, image in enumerate(images)
-        ]
-        return torch.cat(rows)
 
 
 def _rows(activation: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dai_plugin import DataAugmentationInvariance, attach, attached, invariance_loss
+from dai_plugin.groups import Views
 from dai_plugin.loss import variance_ratio
-from dai_plugin.variance import Views, tap
+from dai_plugin.variance import tap
 
 AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
 

@@ -1,0 +1,110 @@
+"""The images that scores are taken of: batches, and their transformed versions."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, RandomSampler
+
+from dai_plugin.normalization import (
+    Normalization,
+    Statistics,
+    from_batch,
+    known_normalization,
+)
+from dai_plugin.schemes import Scheme, Transform
+from dai_plugin.views import expand, mix_seed, transform
+
+logger = logging.getLogger("dai_plugin")
+
+_BATCH = 128
+
+
+class Batches:
+    """Batches of normalised float images on their device, again and again."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        data: Tensor | Iterable[Any],
+        mean: Statistics | None,
+        std: Statistics | None,
+        device: torch.device | str,
+    ) -> None:
+        if isinstance(data, Tensor):
+            data = torch.split(data, _BATCH)
+        if iter(data) is data:
+            raise TypeError(
+                f"data is a one-shot {type(data).__name__}, but two passes are made; "
+                "give a tensor, a list of batches or a DataLoader"
+            )
+        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+            logger.warning("the DataLoader shuffles: scores come in an unknown order")
+        self._data, self._device = data, device
+        self.normalization = known_normalization(base, mean, std)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        count = 0
+        for batch in self._data:
+            leaves = pytree.tree_leaves(batch)
+            found = [x for x in leaves if isinstance(x, Tensor) and x.dim() == 4]
+            if not found:
+                raise ValueError("a batch of data holds no images [B, C, H, W]")
+            count += found[0].shape[0]
+            if found[0].shape[0]:
+                yield self._prepare(found[0].to(self._device))
+        if not count:
+            raise ValueError("data holds no images")
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if self.normalization is None:
+            self.normalization = from_batch(images)
+            logger.warning("normalisation taken: %s", self.normalization)
+        return self.normalization.prepare(images)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The [0, 1] pixels of prepared images."""
+        assert self.normalization is not None
+        mean, std = self.normalization.tensors(images)
+        return images.float() * std + mean
+
+
+class Transformations:
+    """The transformed versions of one batch after another, image by image."""
+
+    def __init__(self, scheme: Scheme | Transform, count: int, seed: int) -> None:
+        self.scheme, self.count, self.seed, self.first = scheme, count, seed, 0
+        # One stream a transformation, whose rows are taken in the order of the images.
+        self.generators = [
+            torch.Generator().manual_seed(mix_seed(seed, k)) for k in range(count)
+        ]
+
+    def __call__(
+        self, images: Tensor, normalization: Normalization
+    ) -> Iterator[Tensor]:
+        """The next batch, transformed in one way after another."""
+        for k in range(self.count):
+            yield self._transformed(images, k, normalization)
+        self.first += images.shape[0]
+
+    def _transformed(self, images: Tensor, k: int, known: Normalization) -> Tensor:
+        if isinstance(self.scheme, Scheme):
+            drawn = self.scheme.draw(images.shape[0], generator=self.generators[k])
+            drawn = {name: values.to(images.device) for name, values in drawn.items()}
+            out = torch.empty_like(images)[None]
+            return transform(images, self.scheme, drawn, known, out=out)[0]
+        rows = [
+            expand(
+                image[None],
+                1,
+                self.scheme,
+                first_view="augmented",
+                normalization=known,
+                seed=mix_seed(self.seed, self.first + i, k),
+            )
+            for i, image in enumerate(images)
+        ]
+        return torch.cat(rows)
