@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import struct
 
 import pytest
 import torch
@@ -100,8 +101,55 @@ def test_a_run_ends_well_without_matplotlib(train, tmp_path, capsys, monkeypatch
     assert not (tmp_path / "invariance.png").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="it is here")
-def test_a_missing_tracker_is_named(train, tmp_path):
+def history(folder):
+    """What an offline run of wandb holds: a dict a step.
+
+    Its file is a log of LevelDB's: blocks of 32 KiB, in them parts of records after
+    four bytes of checksum, two of length and one that says whether more is to come.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, record, at = file.read_bytes(), b"", 7
+    while at + 7 <= len(data):
+        left = 2**15 - at % 2**15
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<4xHB", data[at : at + 7])
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            items, record = Record.FromString(record).history.item, b""
+            names = [item.key or ".".join(item.nested_key) for item in items]
+            values = [json.loads(item.value_json) for item in items]
+            yield dict(zip(names, values, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_and_tensorboard_get_the_same(train, tmp_path, monkeypatch):
+    """Without a network, too; the scores are a picture among the files."""
+    pytest.importorskip("wandb", reason="needs pip install --group integrations")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    train(*QUICK, "--report-to", "all", "--output-dir", tmp_path)
+    rows = read(tmp_path)
+    layers = [name for name in rows[0] if name.startswith("layer:")]
+    logged = [step for step in history(tmp_path) if "loss" in step]
+    for name in ["loss", "acc1", *layers]:
+        expected = [float(row[name]) for row in rows]
+        assert [step[name] for step in logged] == pytest.approx(expected, rel=1e-4)
+    assert sum(logged[0][f"weight:{x[6:]}"] for x in layers) == pytest.approx(0.1)
+    pictures = tmp_path.glob("wandb/offline-run-*/files/media/images/*.png")
+    assert len(list(pictures)) == 1
+    assert list((tmp_path / "dai_plugin").glob("events*"))
+
+
+def test_a_missing_tracker_is_named(train, tmp_path, monkeypatch):
     """With what to install."""
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda x: None if x == "wandb" else known(x)
+    )
     with pytest.raises(ImportError, match="needs wandb: pip install wandb"):
         train(*QUICK, "--report-to", "wandb", "--output-dir", tmp_path)
