@@ -77,6 +77,18 @@ def test_accelerate_launch_on_an_image_folder(tmp_path):
     assert len(read(tmp_path / "run")) == 1
 
 
+def test_a_slow_loader_is_said_to_be_the_bottleneck(train, tmp_path, capsys):
+    """Large files for a small network, which has to wait for them."""
+    folder = picture_folder(tmp_path / "pictures", size=(700, 700))
+    train(
+        "--dataset", "imagefolder", "--data-path", folder, "--val-resize-size", 16,
+        "--train-crop-size", 16, "--model", "allcnn", "--width", 0.04,
+        "--batch-size", 6, "--epochs", 1, "--workers", 0, "--output-dir", tmp_path,
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "the loader is the bottleneck: give it more --workers than 0" in printed
+
+
 def test_a_torchvision_model_on_noise(train, tmp_path):
     """Any classifier of torchvision, with the paper's beta and a list of layers."""
     train(
