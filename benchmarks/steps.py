@@ -154,6 +154,17 @@ class LossOnly(Method):
         return time.perf_counter() - start
 
 
+class Floor(Step):
+    """The memory traffic that no exact loss can do without, at the same layers."""
+
+    def prepare(self) -> None:
+        """Hooks the layers."""
+        for name in dai_plugin.select_layers(self.network, self.setting.layers):
+            self.network.get_submodule(name).register_forward_hook(
+                lambda _, __, output: rivals.LeastTraffic.apply(output)
+            )
+
+
 class Hooked(Step):
     """Another form of the loss, at the same layers, on ready rows."""
 
@@ -209,6 +220,7 @@ class TorchvisionViews(Step):
 ARMS: dict[str, type[Step]] = {
     "plain": Step,
     "invariance loss": LossOnly,
+    "bandwidth floor": Floor,
     "views": Views,
     "method": Method,
     "pairwise loss": Hooked,
