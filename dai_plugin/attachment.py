@@ -1,6 +1,6 @@
 """`attach`: how an objective meets a training loop that knows nothing of it.
 
-The only file that wires the others together. It works through four kinds of
+It works through four kinds of
 hooks: before the network's forward images become rows, at each chosen layer its loss is
 taken, after the forward the caller gets the first view's rows, and after the criterion
 the losses of all views become the objective.
@@ -130,7 +130,9 @@ class Attachment(Objective):
         super().__init__(model, **settings)
         self.model = model
         self._outputs: Outputs | None = None
-        self._warned_evaluation = self._warned_ended = False
+        self._carrier: int | None = None  # which output the invariance terms go with
+        self._reached: int | None = None  # which other one reached the criterion
+        self._warned_evaluation = self._warned_ended = self._warned_around = False
         self._ended: list[weakref.ref[Tensor]] = []
         try:
             self._criterion = (
@@ -177,9 +179,31 @@ class Attachment(Objective):
         if self._criterion is not None:
             self._criterion.remove()
 
+    def abandon(self) -> None:
+        """Counts a training forward whose loss was never taken, and lets go of it.
+
+        If another output than the first one reached the criterion, the invariance terms
+        go with that one from now on.
+
+        Raises:
+            RuntimeError: it is the second one, and `strict`.
+        """
+        if self._open and self._reached is not None and self._carrier is None:
+            self._open, self._carrier = False, self._reached
+            self._missed += 1
+            logger.warning(
+                "the criterion got output %d of the network and never the first one, "
+                "with which the invariance losses went: they were not trained in this "
+                "step, and go with output %d from now on",
+                self._carrier,
+                self._carrier,
+            )
+        super().abandon()
+
     def release(self) -> None:
         """Lets go of all that is held of the step."""
         super().release()
+        self._reached = None
         if self._outputs is not None:
             self._ended = [weakref.ref(t) for t in self._outputs.returned()]
             self._outputs.release()
@@ -215,7 +239,9 @@ class Attachment(Objective):
             return self._discard()
         try:
             self.measured()
-            self._outputs = Outputs(output, self._hooks.rows, self.num_views)
+            self._outputs = Outputs(
+                output, self._hooks.rows, self.num_views, self._carrier
+            )
             first = self._outputs.first
             return first if self._criterion else self._with_loss(first, kwargs)
         except BaseException:
@@ -229,12 +255,14 @@ class Attachment(Objective):
     def _match(self, args: Sequence[Any], kwargs: Any) -> Call | None:
         if self._outputs is None:
             self._watch_ended((args, kwargs))
+            self._watch_around((args, kwargs))
             return None
         return Call(self._outputs, self.num_views, args, kwargs) or None
 
     def _combine(self, call: Call) -> Tensor:
         task = call.mean()
         if not call.carries:
+            self._reached = call.reached
             return self.factor * task
         images = call.outputs.images
         for target in call.targets:
@@ -282,6 +310,20 @@ class Attachment(Objective):
             logger.warning(
                 "the criterion was called on outputs whose step had ended (with its "
                 "backward, or with another forward): that call returned the stock loss"
+            )
+
+    def _watch_around(self, arguments: Any) -> None:
+        """Warns once if training goes on around the attached network."""
+        if self._warned_around or self._forwards or not self.base.training:
+            return
+        leaves = pytree.tree_leaves(arguments)
+        if any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
+            self._warned_around = True
+            logger.warning(
+                "the criterion was called in training before the attached network was: "
+                "that call returned the stock loss. Call the network that was given to "
+                "attach, model(images): neither model.forward(images), nor a copy of "
+                "it, nor a network inside it"
             )
 
     def _watch_evaluation(self, output: Any) -> None:

@@ -36,7 +36,7 @@ class Batches:
     ) -> None:
         if isinstance(data, Tensor):
             data = torch.split(data, _BATCH)
-        if iter(data) is data:
+        if isinstance(data, Iterator):
             raise TypeError(
                 f"data is a one-shot {type(data).__name__}, but two passes are made; "
                 "give a tensor, a list of batches or a DataLoader"
@@ -73,10 +73,26 @@ class Batches:
 
 
 class Transformations:
-    """The transformed versions of one batch after another, image by image."""
+    """The transformed versions of one batch after another, image by image.
 
-    def __init__(self, scheme: Scheme | Transform, count: int, seed: int) -> None:
-        self.scheme, self.count, self.seed, self.first = scheme, count, seed, 0
+    Args:
+        scheme: of the transformations.
+        count: of transformations of each image.
+        seed: of all.
+        rank: of this process, if several go through the batches in turn.
+        processes: how many do; all of them have batches of the same size.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme | Transform,
+        count: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.scheme, self.count, self.seed = scheme, count, seed
+        self.rank, self.processes, self.first = rank, processes, 0
         # One stream a transformation, whose rows are taken in the order of the images.
         self.generators = [
             torch.Generator().manual_seed(mix_seed(seed, k)) for k in range(count)
@@ -88,12 +104,19 @@ class Transformations:
         """The next batch, transformed in one way after another."""
         for k in range(self.count):
             yield self._transformed(images, k, normalization)
-        self.first += images.shape[0]
+        self.first += images.shape[0] * self.processes
 
     def _transformed(self, images: Tensor, k: int, known: Normalization) -> Tensor:
+        count = images.shape[0]
+        before = self.rank * count  # images of the other processes' batches
         if isinstance(self.scheme, Scheme):
-            drawn = self.scheme.draw(images.shape[0], generator=self.generators[k])
-            drawn = {name: values.to(images.device) for name, values in drawn.items()}
+            everywhere = self.scheme.draw(
+                count * self.processes, generator=self.generators[k]
+            )
+            drawn = {
+                name: values[before : before + count].to(images.device)
+                for name, values in everywhere.items()
+            }
             out = torch.empty_like(images)[None]
             return transform(images, self.scheme, drawn, known, out=out)[0]
         rows = [
@@ -103,7 +126,7 @@ class Transformations:
                 self.scheme,
                 first_view="augmented",
                 normalization=known,
-                seed=mix_seed(self.seed, self.first + i, k),
+                seed=mix_seed(self.seed, self.first + before + i, k),
             )
             for i, image in enumerate(images)
         ]

@@ -147,7 +147,7 @@ class _Progress:
 
     def __init__(self, loader: DataLoader[Tensor]) -> None:
         self._loader = loader
-        self._titles = iter(["moments", "scores"])
+        self._titles = iter(["means", "scores"])
 
     def __iter__(self) -> Iterator[Tensor]:
         title = next(self._titles, "images")

@@ -50,6 +50,11 @@ class CriterionHooks:
                 f"{criterion.__name__}()"
             )
         if isinstance(criterion, nn.Module):
+            if isinstance(criterion, torch._dynamo.OptimizedModule):
+                raise TypeError(
+                    "criterion was compiled by itself, which bypasses hooks; attach, "
+                    "and call, the one that was given to torch.compile"
+                )
             if type(criterion).__call__ is not nn.Module.__call__:
                 raise TypeError(
                     f"{type(criterion).__name__} overrides __call__, which bypasses "

@@ -12,6 +12,7 @@ from dai_plugin.views import repeat_targets
 class DataAugmentationInvariance(Objective):
     """The explicit form, for loops of one's own; takes the keywords of `attach`.
 
+    One default is another: `first_view` is "augmented", as in the paper.
     Nothing is returned short: metrics count all `num_views * B` rows. Evaluation is
     untouched.
 

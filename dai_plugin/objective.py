@@ -125,7 +125,7 @@ class Objective:
             self._start(images)
         known = self._normalization or Normalization()
         images = known.prepare(images)
-        self._multiplier = self._scheduled()
+        self._multiplier = self._scheduled(self._step)
         rows = expand(
             images,
             self.num_views,
@@ -239,7 +239,10 @@ class Objective:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, step and input range: plain numbers, the same on every rank."""
+        """Seed, step and input range: plain numbers.
+
+        They are the same on every rank if `seed` was given, or torch was seeded alike.
+        """
         known = self._normalization
         return {
             "seed": self._seed,
@@ -251,6 +254,7 @@ class Objective:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues the random stream where `state_dict` was taken."""
         self._seed, self._step = int(state["seed"]), int(state["step"])
+        self._multiplier = self._scheduled(max(self._step - 1, 0))
         if state["mean"] is not None:
             self._normalization = Normalization.given(
                 state["mean"], state["std"], "restored"
@@ -287,11 +291,11 @@ class Objective:
                 )
         self._rank = rank
 
-    def _scheduled(self) -> float:
-        multiplier = float(self._schedule(self._step)) if self._schedule else 1.0
+    def _scheduled(self, step: int) -> float:
+        multiplier = float(self._schedule(step)) if self._schedule else 1.0
         if not 0 <= multiplier * (self.alpha + self.beta) <= 1:
             raise ValueError(
-                f"alpha_schedule returned {multiplier} at step {self._step}; times "
+                f"alpha_schedule returned {multiplier} at step {step}; times "
                 f"alpha + beta = {self.alpha + self.beta} it must lie in [0, 1]"
             )
         return multiplier

@@ -39,15 +39,20 @@ class Outputs:
         output: of the network, in any structure of tensors.
         rows: num_views * B.
         num_views: M.
+        carrier: number of the output that the invariance terms go with; None is the
+            first.
 
     Attributes:
         first: the structure with B rows in each tensor, for the caller.
+        primary: number of the output that the invariance terms go with.
 
     Raises:
         RuntimeError: no tensor in the output has `rows` rows.
     """
 
-    def __init__(self, output: Any, rows: int, num_views: int) -> None:
+    def __init__(
+        self, output: Any, rows: int, num_views: int, carrier: int | None = None
+    ) -> None:
         leaves, structure = pytree.tree_flatten(output)
         self.images = rows // num_views
         self._views = {
@@ -60,7 +65,7 @@ class Outputs:
                 f"the network returned {_describe(leaves)} for {rows} rows "
                 "(num_views x images); no tensor with as many rows was found in it"
             )
-        self.primary = min(self._views)
+        self.primary = carrier if carrier in self._views else min(self._views)
         self._leaves = {_key(views[0]): i for i, views in self._views.items()}
         for i, views in self._views.items():
             leaves[i] = views[0]
@@ -112,6 +117,7 @@ class Call:
     Attributes:
         carries: whether the primary output is among the arguments, so that the
             invariance terms are added to this call.
+        reached: number of the first output among the arguments.
         shapes: of the outputs among the arguments.
         targets: the other tensors among the arguments.
         labels: the first of them that holds hard labels, if one does.
@@ -128,6 +134,7 @@ class Call:
         self._found = {i: o for i, o in found.items() if o is not None}
         self.targets = [t for i, t in tensors.items() if i not in self._found]
         self.carries = outputs.primary in self._found.values()
+        self.reached = min(self._found.values(), default=None)
         hard = [t for t in self.targets if t.dim() == 1 and not t.is_floating_point()]
         self.labels = next(iter(hard or self.targets), None)
         self.shapes = [tensors[i].shape for i in self._found]

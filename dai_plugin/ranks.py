@@ -88,7 +88,10 @@ def _shared(everywhere: Tensor, own: Tensor) -> Tensor:
 
 
 def check_same_layers(layers: dict[str, int]) -> None:
-    """Checks that all ranks measure the same layers; called once.
+    """Checks that all ranks measure the same layers.
+
+    Called in the first step, and where the layers or their sizes change, which they
+    then have to do on all ranks in the same step.
 
     Args:
         layers: name and number of features of each.

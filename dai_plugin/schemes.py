@@ -13,7 +13,7 @@ with the mean of each channel over the warped image, and one clip to [0, 1].
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -231,6 +231,21 @@ def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
     return ImageByImage(scheme) if draws_once_a_batch(scheme) else scheme
 
 
+# Where kornia and torchvision keep what moves pixels.
+_GEOMETRY = (
+    "kornia.augmentation._2d.geometric",
+    "kornia.augmentation._2d.mix",
+    "kornia.augmentation.auto",
+    "torchvision.transforms.v2._geometry",
+    "torchvision.transforms.v2._auto_augment",
+    "torchvision.transforms.autoaugment",
+)
+# torchvision's first version keeps everything in one file.
+_OLD = "torchvision.transforms.transforms"
+_OLD_GEOMETRY = ("Affine", "Crop", "ElasticTransform", "Flip", "Pad", "Perspective",
+                 "Resize", "Rotation")  # fmt: skip
+
+
 def draws_once_a_batch(scheme: Transform) -> bool:
     """Whether the pipeline is torchvision's, alone or inside an `nn.Sequential`."""
     parts: Iterable[Any] = (
@@ -242,12 +257,29 @@ def draws_once_a_batch(scheme: Transform) -> bool:
 
 
 def moves_pixels(scheme: Scheme | Transform) -> bool:
-    """Whether pixels are known to move: a geometric `Scheme`, or kornia's geometry."""
+    """Whether pixels are known to move: a geometric `Scheme`, or a library's geometry.
+
+    A callable of another origin is trusted to leave them where they are.
+    """
     if isinstance(scheme, Scheme):
         return scheme.geometric
-    parts = scheme.modules() if isinstance(scheme, nn.Module) else []
-    classes = (kind.__name__ for part in parts for kind in type(part).__mro__)
-    return any(name.startswith("GeometricAugmentationBase") for name in classes)
+    kinds = [kind for part in _parts(scheme) for kind in type(part).__mro__]
+    return any(
+        kind.__module__.startswith(_GEOMETRY)
+        or (kind.__module__ == _OLD and kind.__name__.endswith(_OLD_GEOMETRY))
+        for kind in kinds
+    )
+
+
+def _parts(scheme: Any) -> Iterator[Any]:
+    """The pipeline, and whatever it is made of."""
+    yield scheme
+    inner = [scheme.transform] if isinstance(scheme, ImageByImage) else []
+    # torchvision's containers keep their parts in a list, which are no submodules then.
+    inner += list(getattr(scheme, "transforms", None) or [])
+    inner += list(scheme.children()) if isinstance(scheme, nn.Module) else []
+    for part in inner:
+        yield from _parts(part)
 
 
 class ImageByImage:

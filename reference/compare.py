@@ -51,6 +51,8 @@ def values(folder: Path) -> dict[str, float]:
 
 def cell(numbers: list[float]) -> str:
     """Mean over the seeds, and their standard deviation."""
+    if not numbers:
+        return "-"
     mean = f"{statistics.mean(numbers):.3g}"
     if len(numbers) < 2:
         return mean
@@ -66,9 +68,12 @@ def table(folders: list[Path]) -> Iterator[str]:
     heads = [f"{name} (n = {len(runs)})" for name, runs in groups.items()]
     yield "| | " + " | ".join(heads) + " |"
     yield "|---|" + "---:|" * len(groups)
-    first = next(iter(groups.values()))[0]
-    for quantity in first:
-        cells = [cell([run[quantity] for run in runs]) for runs in groups.values()]
+    found = (quantity for runs in groups.values() for run in runs for quantity in run)
+    for quantity in dict.fromkeys(found):
+        cells = [
+            cell([run[quantity] for run in runs if quantity in run])
+            for runs in groups.values()
+        ]
         yield f"| {quantity} | " + " | ".join(cells) + " |"
 
 

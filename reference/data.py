@@ -129,7 +129,7 @@ def cifar(name: str, path: str, preset: Preset) -> Data:
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     try:
         both = [kind(path, part, download=True) for part in (True, False)]
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{name} is not below --data-path {path} and cannot be downloaded ({error})"
         ) from error

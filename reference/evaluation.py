@@ -6,8 +6,8 @@ import torch
 from optimization import agree
 from run import Run
 
+from dai_plugin.batches import Transformations
 from dai_plugin.normalization import Normalization
-from dai_plugin.views import expand, mix_seed
 
 
 def test(run: Run) -> dict[str, float]:
@@ -30,24 +30,19 @@ def test(run: Run) -> dict[str, float]:
 def accuracy(run: Run, network: torch.nn.Module, scheme: Any) -> float:
     """Per cent of the held-out images that are classified right.
 
-    With a scheme, every image is transformed once, the same way each time.
+    With a scheme, every image is transformed once, the same way each time, whatever the
+    size of the batches and the number of processes.
     """
     network.eval()
     accelerator, preset = run.accelerator, run.images.preset
     known = Normalization.given(preset.mean, preset.std)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    transformations = Transformations(scheme, 1, 0, rank, processes) if scheme else None
     correct = total = 0
-    for step, (images, targets) in enumerate(run.testing):
+    for images, targets in run.testing:
         images = preset.normalize(images)
-        if scheme is not None:
-            seed = mix_seed(step, accelerator.process_index)
-            images = expand(
-                images,
-                1,
-                scheme,
-                first_view="augmented",
-                normalization=known,
-                seed=seed,
-            )
+        if transformations:
+            (images,) = transformations(images, known)
         with accelerator.autocast():
             predictions = network(images).argmax(1)
         predictions, targets = accelerator.gather_for_metrics((predictions, targets))

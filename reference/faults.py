@@ -78,6 +78,8 @@ class Watch:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._signal = number
+        # The next one ends the process at once, whatever it is waiting for.
+        signal.signal(number, signal.SIG_DFL)
 
 
 def rejoin(backend: str, timeout: timedelta) -> None:

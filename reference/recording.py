@@ -104,10 +104,11 @@ def tell_loading(run: Run, pace: Pace) -> None:
     share = pace.waited / max(pace.total, 1e-9)
     run.say(f"loader: {share:.0%} of the epoch's time was waiting for it")
     if share > SLOW and not in_memory(run.images.train):
+        workers, cores = run.training.workers, os.cpu_count() or 1
+        more = f"more --workers than {workers} (of {cores} cores), "
         run.say(
-            f"the loader is the bottleneck: give it more --workers than "
-            f"{run.training.workers} (there are {os.cpu_count()} cores), smaller image "
-            "files, or a faster disk"
+            f"the loader is the bottleneck: give it {more if workers < cores else ''}"
+            "smaller image files, or a faster disk"
         )
 
 

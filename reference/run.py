@@ -92,14 +92,15 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""
     sharding.check(args, accelerator)
     set_seed(args.seed)
-    images = data.load(
-        args.dataset,
-        args.data_path,
-        args.train_crop_size,
-        args.val_resize_size,
-        train_images=args.train_images,
-        test_images=args.test_images,
-    )
+    with accelerator.local_main_process_first():  # who downloads, if anyone has to
+        images = data.load(
+            args.dataset,
+            args.data_path,
+            args.train_crop_size,
+            args.val_resize_size,
+            train_images=args.train_images,
+            test_images=args.test_images,
+        )
     rank, processes = accelerator.process_index, accelerator.num_processes
     training = TrainingBatches(images.train, args, rank, processes)
     testing = test_batches(images.test, args)

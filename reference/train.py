@@ -127,7 +127,8 @@ def train_epoch(run: Run) -> dict[str, Any]:
             if is_due(args.checkpoint_freq, progress.updates) and not ends:
                 checkpoints.save(run)
     recording.tell_loading(run, pace)
-    speed = (progress.tally.seen - seen) * accelerator.num_processes / pace.total
+    seen = progress.tally.seen - seen  # none, if it was resumed behind its last batch
+    speed = seen * accelerator.num_processes / pace.total if seen else float("nan")
     return epoch_row(run, speed)
 
 

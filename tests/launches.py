@@ -10,6 +10,7 @@ import time
 
 import torch
 from conftest import REFERENCE
+from PIL import Image
 
 # A few seconds a run: 5 batches of 32 images an epoch, the last of them smaller.
 QUICK = (
@@ -58,10 +59,12 @@ def finish(process, timeout=300):
 
 def wait_for(path, process, version=None):
     """Waits until the file is there, and another than that version; returns its own."""
-    while process.poll() is None:
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
         if path.exists() and (found := path.stat().st_mtime_ns) != version:
             return found
         time.sleep(0.002)
+    process.kill()
     raise AssertionError(finish(process).stderr)
 
 
@@ -96,3 +99,16 @@ def assert_same_end(ours, theirs, tolerance=0.0):
                 assert abs(float(row[name]) - float(reference[name])) < 1e-4, name
             else:
                 assert row[name] == reference[name], name
+
+
+def picture_folder(root, classes=("cat", "dog"), size=(14, 12)):
+    """Six coloured squares of each class in train/, two in val/."""
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for label, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(120, (*size, 3), generator=generator)
+                pixels = (noise + 100 * label).byte().numpy()
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root

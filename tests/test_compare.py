@@ -47,3 +47,19 @@ def test_a_run_without_scores_still_shows_its_accuracy(tmp_path, monkeypatch):
     folder = run(tmp_path / "baseline-0", 60, 0.2)
     (folder / "summary.json").unlink()
     assert compare.values(folder)["accuracy, %"] == pytest.approx(60)
+
+
+def test_runs_that_differ_in_what_they_hold(tmp_path, monkeypatch):
+    """A score that one of them lacks is the mean of the others', or a dash."""
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    import compare
+
+    folders = [
+        run(tmp_path / "baseline-0", 60, 0.2),
+        run(tmp_path / "baseline-1", 62, 0.4),
+        run(tmp_path / "method-0", 58, 0.9),
+    ]
+    for folder in folders[1:]:
+        (folder / "summary.json").unlink()
+    lines = list(compare.table(folders))
+    assert lines[-1] == "| median score, layer 1 (`features.1`) | 0.2 | - |"

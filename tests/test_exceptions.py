@@ -1,5 +1,6 @@
 """A step that fails leaves hooks and stores clean; the next one works."""
 
+import copy
 import gc
 import weakref
 
@@ -167,3 +168,20 @@ def test_the_explicit_form_after_a_step_that_was_given_up(net, batch):
     rows, labels = dai.views(images, targets)
     dai.loss(F.cross_entropy(net(rows), labels)).backward()
     assert dai.stats()["missed"] == 0
+
+
+@pytest.mark.parametrize("around", ["forward", "copy", "inside"])
+def test_training_around_the_attached_network_is_told(net, batch, around, caplog):
+    """Neither hook nor view is there then: the loss is the stock one."""
+    images, targets = batch
+    outer = nn.Sequential(net) if around == "inside" else net
+    _, criterion = attach(outer, nn.CrossEntropyLoss(), mean=0.0, std=1.0)
+    train = {"forward": net.forward, "copy": copy.deepcopy(net), "inside": net}[around]
+    with torch.no_grad():
+        criterion(train(images), targets)
+    assert not caplog.records
+    for _ in range(2):
+        criterion(train(images), targets).backward()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Call the network that was given to attach" in record.getMessage()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from launches import (
     assert_same_end,
     finish,
     launch,
+    picture_folder,
     read,
     start,
     wait_for,
@@ -199,3 +201,23 @@ def test_a_loss_that_is_no_number(tmp_path, processes):
     assert result.stderr.count("train.py: error: the loss is nan") >= 1
     assert load(tmp_path)["progress"] == before["progress"]
     assert len(read(tmp_path)) == 1
+
+
+def test_a_second_ctrl_c_ends_a_run_that_waits(tmp_path):
+    """For an image that never comes: the first one waits for the end of the step."""
+    folder = picture_folder(tmp_path / "pictures")
+    stuck = folder / "train" / "dog" / "5.png"
+    stuck.unlink()
+    os.mkfifo(stuck)
+    process = start(
+        "--dataset", "imagefolder", "--data-path", folder, "--model", "allcnn",
+        "--width", "0.04", "--train-crop-size", 12, "--val-resize-size", 12,
+        "--workers", 0, "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    wait_for(tmp_path / "run" / "run.json", process)
+    time.sleep(3)  # until the first batch is asked for
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert finish(process, timeout=30).returncode == -signal.SIGINT

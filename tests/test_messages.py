@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from conftest import REFERENCE, TINY, SmallNet
 from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from dai_plugin import (
     DataAugmentationInvariance,
@@ -183,13 +185,47 @@ def test_dense_targets_with_moving_pixels():
     with attach(net, criterion, scheme="photometric", **AS_THEY_ARE) as attachment:
         criterion(net(images), masks).backward()
         assert attachment.stats()["criterion_calls"] == 1
-    geometry = K.AugmentationSequential(K.RandomAffine(20.0))
-    with attach(net, criterion, scheme=geometry, **AS_THEY_ARE):
-        output = net(images)
-        with pytest.raises(ValueError, match='scheme="photometric"'):
-            criterion(output, masks)
     with attach(net, criterion, num_views=1, **AS_THEY_ARE):
         criterion(net(images), masks).backward()  # the clean view moves nothing
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "moves"),
+    [
+        (K.AugmentationSequential(K.RandomAffine(20.0)), True),
+        (
+            K.AugmentationSequential(K.ColorJiggle(0.1), K.RandomElasticTransform()),
+            True,
+        ),
+        (K.AugmentationSequential(K.ColorJiggle(0.1), K.RandomGaussianNoise()), False),
+        (v2.RandomHorizontalFlip(), True),
+        (
+            v2.Compose([v2.ColorJitter(0.1), v2.RandomApply([v2.RandomRotation(45)])]),
+            True,
+        ),
+        (v2.Compose([v2.ColorJitter(0.1), v2.GaussianBlur(3)]), False),
+        (v2.RandAugment(), True),
+        (transforms.Compose([transforms.RandomResizedCrop(8)]), True),
+        (transforms.Compose([transforms.ColorJitter(0.1)]), False),
+    ],
+    ids=repr,
+)
+def test_dense_targets_with_a_pipeline(pipeline, moves):
+    """Kornia's and torchvision's geometry is known, in containers, too."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
+    _, criterion = attach(net, nn.CrossEntropyLoss(), scheme=pipeline, **AS_THEY_ARE)
+    output = net(images)
+    if not moves:
+        return criterion(output, masks).backward()
+    with pytest.raises(ValueError, match='scheme="photometric"'):
+        criterion(output, masks)
+
+
+def test_a_criterion_that_was_compiled_by_itself():
+    """Its calls bypass hooks."""
+    with pytest.raises(TypeError, match="attach, and call, the one that was given to"):
+        attach(SmallNet(), torch.compile(nn.CrossEntropyLoss()))
 
 
 def test_dense_labels_of_a_model_with_its_own_loss():

@@ -125,3 +125,34 @@ def test_a_module_that_fires_twice_is_kept_apart(batch):
     first, second = stats["layers"].values()
     expected = 0.6 * stats["task_loss"] + 0.4 * (first + 10 * second) / 11
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+class WithFeatures(nn.Module):
+    """Returns its features first, as networks for metric learning do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, images):
+        features = self.body(images).mean((2, 3))
+        return {"features": features, "logits": self.head(features)}
+
+
+def test_the_losses_go_with_the_output_that_reaches_the_criterion(batch, caplog):
+    """Not the first one here: told once, after a step without them, then trained."""
+    images, targets = batch
+    net = WithFeatures()
+    _, criterion = attachment = attach(net, nn.CrossEntropyLoss(), **OPTIONS)
+    for step in range(4):
+        criterion(net(images)["logits"], targets).backward()
+        assert attachment.stats()["criterion_calls"] == step
+    stats = attachment.stats()
+    inv = sum(stats["layers"].values())
+    expected = 0.6 * stats["task_loss"] + 0.4 * inv
+    assert stats["total_loss"] == pytest.approx(expected)
+    assert stats["missed"] == 1
+    messages = [r.getMessage() for r in caplog.records if "output 1" in r.getMessage()]
+    assert len(messages) == 1
+    assert "they were not trained in this step" in messages[0]

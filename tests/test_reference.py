@@ -1,23 +1,9 @@
 """The reference script trains, tests, and launches."""
 
 import torch
-from launches import QUICK, launch, read
-from PIL import Image
+from launches import QUICK, launch, picture_folder, read
 
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
-
-
-def picture_folder(root, classes=("cat", "dog"), size=(14, 12)):
-    """Six coloured squares of each class in train/, two in val/."""
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 6), ("val", 2)):
-        for label, name in enumerate(classes):
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                noise = torch.randint(120, (*size, 3), generator=generator)
-                pixels = (noise + 100 * label).byte().numpy()
-                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
-    return root
 
 
 def test_a_run_writes_its_metrics_and_its_network(train, tmp_path, capsys):

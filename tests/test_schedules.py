@@ -56,3 +56,20 @@ def test_a_warmup_in_training(net, batch):
         criterion(net(batch[0]), batch[1]).backward()
         alphas.append(attachment.stats()["alpha"])
     assert alphas == pytest.approx([0, 0.2, 0.4, 0.4])
+
+
+def test_a_resumed_run_knows_its_alpha_before_its_first_step(net, batch):
+    """It is that of the last step before."""
+    schedule = schedules.linear_warmup(4)
+    _, criterion = first = attach(
+        net, nn.CrossEntropyLoss(), alpha=0.4, alpha_schedule=schedule, mean=0, std=1
+    )
+    for _ in range(3):
+        criterion(net(batch[0]), batch[1]).backward()
+    state = first.state_dict()
+    first.remove()
+    second = attach(
+        net, nn.CrossEntropyLoss(), alpha=0.4, alpha_schedule=schedule, mean=0, std=1
+    )
+    second.load_state_dict(state)
+    assert second.stats()["alpha"] == pytest.approx(0.2)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dai_plugin import Scheme, attach, invariance_scores, select_layers
+from dai_plugin.batches import Transformations
 from dai_plugin.normalization import Normalization
 from dai_plugin.views import mix_seed, transform
 
@@ -180,3 +181,22 @@ def test_batches_may_differ_in_memory_format(net):
     other = invariance_scores(net, mixed, mean=0.0, std=1.0)
     for name, values in one.items():
         torch.testing.assert_close(other[name], values, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("callable_scheme", [False, True])
+def test_processes_that_take_turns_transform_as_one(images, callable_scheme):
+    """Each process has every second batch; the last ones are filled up."""
+    scheme = Scheme.halved()
+    if callable_scheme:
+        scheme = K.AugmentationSequential(K.RandomAffine(10.0, p=1.0))
+    known = Normalization.given(0.0, 1.0)
+    one = Transformations(scheme, 2, 5)
+    expected = [list(one(batch, known)) for batch in images.split(3)]
+    expected = torch.cat([torch.stack(versions, 1) for versions in expected])
+    filled = torch.cat([images, images[:1]]).split(3)
+    for rank in range(2):
+        own = Transformations(scheme, 2, 5, rank, 2)
+        for number in (rank, rank + 2):
+            versions = torch.stack(list(own(filled[number], known)), 1)
+            right = expected[3 * number : 3 * number + 3]
+            torch.testing.assert_close(versions[: len(right)], right)
