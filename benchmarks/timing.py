@@ -87,18 +87,11 @@ def ratio(seconds: Mapping[str, list[float]], arm: str, reference: str) -> list[
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the numbers were measured on, and with what."""
-    root = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
     packages = ("torch", "torchvision", "kornia", "accelerate")
     accelerator = device.type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "device": torch.cuda.get_device_name(device) if accelerator else _cpu(),
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
@@ -110,6 +103,21 @@ def machine(device: torch.device) -> dict[str, Any]:
             if name.startswith(("MALLOC_", "GLIBC_TUNABLES", "PYTORCH_"))
         },
     }
+
+
+def _commit() -> str:
+    """Of the code; what was changed since is told, results apart."""
+    code = [":/dai_plugin", ":/reference", ":/benchmarks", ":!/benchmarks/results"]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return result.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -27,56 +27,52 @@ class Views:
         self.degrees = max(rows - correction, 1)
         self.pairs = max(rows - rows // num_views if correction else rows, 1)
 
-    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of squares `[3]`, and the mean `[d]` of all rows less the first.
+    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sums of squares `[3]`, and if wanted the mean `[d]` of rows less the first.
 
-        The squares are those of rows about the first view of their image, of group
-        means about that view, and of group means about the mean of all rows.
+        The squares are those of rows about the first view of their image, of the sum of
+        these over its views, and of the sums over the views about their mean.
         """
-        first, apart, drift = self._apart(rows)
-        means = (first - first[:1]).detach().add_(drift)
-        mean = means.mean(0)
-        squares = [_squares(values) for values in (apart, drift, means.sub_(mean))]
-        return torch.stack(squares), mean
+        apart, drift, sums = self._apart(rows)
+        mean = sums.mean(0)
+        squares = [_squares(values) for values in (apart, drift, sums.sub_(mean))]
+        return torch.stack(squares), mean / self.num_views if self.centred else None
 
     def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Squares within groups, and squares about the mean of all rows."""
         apart, drift, between = sums.unbind(-1)
-        within = apart - self.num_views * drift
-        return within, within + self.num_views * between
+        within = apart - drift / self.num_views
+        return within, within + between / self.num_views
 
     def gradient(
         self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
         """Rows and the gradient for them, given that of the sums and of the mean."""
-        of_apart, of_drift, of_between = 2 * of_sums
-        of_drift, of_between = of_drift / self.num_views, of_between / self.num_views
-        first, apart, drift = self._apart(rows)
-        offset = first - first[:1]
-        away = (offset.mean(0) + drift.mean(0)) * -of_between
+        of_apart, of_drift, of_between = (2 * of_sums).unbind()
+        apart, drift, sums = self._apart(rows)
+        # What all views of an image have in common.
+        common = sums.sub_(sums.mean(0)).mul_(of_between).addcmul_(drift, of_drift)
         if of_mean is not None:
-            away += of_mean / self.rows
-        # of_between * (group mean - mean of all) + of_drift * drift, in two steps:
-        torch.addcmul(away, offset, of_between, out=offset)
-        offset.addcmul_(drift, of_between + of_drift)
-        yield slice(0, len(first)), offset
-        others = torch.addcmul(offset, apart, of_apart, out=apart)
-        yield slice(len(first), None), others.flatten(0, 1)
+            common += of_mean / self.rows
+        images = len(common)
+        yield slice(0, images), common
+        others = torch.addcmul(common, apart, of_apart, out=apart)
+        yield slice(images, None), others.flatten(0, 1)
 
     def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The first view `[B, d]`, the others less it, and the mean of all less it.
+        """Views less the first of their image, their sums `[B, d]`, sums over views.
 
         The first view stands near the mean of its group, so that squares about it lose
-        next to no digits when they are carried over to the mean.
+        next to no digits when they are carried over to the mean. The sums over views
+        are those of rows less the first row of all, and no part of the graph but by
+        the second result.
         """
         groups = torch.unflatten(rows, 0, (self.num_views, -1))
-        first = groups[0]
-        if torch.compiler.is_compiling():
-            # The first among them, for autograd: in numbers it adds nothing.
-            apart = groups - first.detach()
-        else:
-            apart = groups[1:] - first
-        return first, apart, apart.sum(0) / self.num_views
+        first = groups[0].detach()
+        # Under a compiler the first is among them, for autograd: it adds nothing.
+        apart = (groups if torch.compiler.is_compiling() else groups[1:]) - first
+        drift = apart.sum(0)
+        return apart, drift, torch.add(drift, first - first[:1], alpha=self.num_views)
 
 
 class Classes:
@@ -111,12 +107,12 @@ class Classes:
         sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
         return rows - (sums / self._counts.to(rows.dtype))[self._group]
 
-    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted squares within groups and squares about the mean `[2]`; the mean."""
+    def sums(self, rows: Tensor) -> tuple[Tensor, None]:
+        """Weighted squares within groups and squares about the mean `[2]`; no mean."""
         rows = (rows - rows[:1].detach()).flatten(1)
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
         mean = rows.mean(0)
-        return torch.stack([within.sum(), _squares(rows - mean)]), mean
+        return torch.stack([within.sum(), _squares(rows - mean)]), None
 
     def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Squares within groups, and squares about the mean of all rows."""

@@ -275,6 +275,8 @@ def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
     """The layer's output with one tensor exchanged; None leaves it as it is."""
     if new is old:
         return None
+    if output is old:
+        return new
     return pytree.tree_map(lambda leaf: new if leaf is old else leaf, output)
 
 

@@ -7,6 +7,7 @@ once and the sum is written once in the backward. A side branch would pass over 
 half as often again, because autograd adds its gradient in passes of their own.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
             # Not flattened: the compiler chooses the memory format of its own.
             rows = activations.to(_statistics_dtype(activations))
             sums, mean = groups.sums(rows)
-            centre = (mean + rows[0].detach()).flatten() if groups.centred else None
+            centre = None if mean is None else (mean + rows[0].detach()).flatten()
             return activations, sums, centre
     alias, sums, centre = _Tap.apply(activations, groups, order)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
@@ -72,19 +73,17 @@ class _Tap(torch.autograd.Function):
             for _, rows in _blocks(activations, order):
                 part, mean = groups.sums(rows)
                 sums.append(part)
-                means.append(mean + rows[0] if groups.centred else mean)
+                if mean is not None:
+                    means.append(mean + rows[0])
             ctx.save_for_backward(activations)
             # Kept, because what is saved may come back in another memory format.
             ctx.groups, ctx.order = groups, order
             ctx.set_materialize_grads(False)
             total = torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
             centre = None
-            if (
-                groups.centred
-            ):  # not in storage order, which other processes may not share
-                centre = _from_rows(
-                    torch.cat(means)[None], activations, order
-                ).flatten()
+            if means:  # not in storage order, which other processes may not share
+                mean = torch.cat(means)[None]
+                centre = _from_rows(mean, activations, order).flatten()
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
         return activations.detach(), total, centre
@@ -105,7 +104,7 @@ class _Tap(torch.autograd.Function):
             )
         (activations,) = ctx.saved_tensors
         order, shape = ctx.order, activations.shape
-        flat = activations.new_empty(shape[0], activations[0].numel())
+        flat = activations.new_empty(shape[0], math.prod(shape[1:]))
         if incoming is not None:
             incoming = as_rows(incoming, order)
         if of_centre is not None:
@@ -146,7 +145,7 @@ def as_rows(activations: Tensor, order: list[int]) -> Tensor:
 
     A view, if the order is that of the memory: for channels_last, too.
     """
-    features = activations[0].numel() if len(activations) else 0
+    features = math.prod(activations.shape[1:])
     return activations.permute(0, *order).reshape(activations.shape[0], features)
 
 
