@@ -321,9 +321,10 @@ class Attachment(Objective):
             self._warned_around = True
             logger.warning(
                 "the criterion was called in training before the attached network was: "
-                "that call returned the stock loss. Call the network that was given to "
-                "attach, model(images): neither model.forward(images), nor a copy of "
-                "it, nor a network inside it"
+                "that call returned the stock loss, as it should if it belongs to "
+                "another network. Call the network that was given to attach, "
+                "model(images): neither model.forward(images), nor a copy of it, nor a "
+                "network inside it"
             )
 
     def _watch_evaluation(self, output: Any) -> None:
