@@ -124,15 +124,16 @@ def test_a_run_with(train, tmp_path, flags):
 
 @pytest.mark.all
 def test_a_compiled_run_is_the_same(train, tmp_path):
-    """To rounding; model.pth has stock names."""
+    """To rounding, which two steps do not blow up yet; model.pth has stock names."""
+    two = (*QUICK, "--epochs", 1, "--train-images", 64)
     for name, flags in (("stock", ()), ("compiled", ("--compile",))):
-        train(*QUICK, "--epochs", 1, *flags, "--output-dir", tmp_path / name)
+        train(*two, *flags, "--output-dir", tmp_path / name)
     stock, compiled = (
         torch.load(tmp_path / name / "model.pth", weights_only=True)["model"]
         for name in ("stock", "compiled")
     )
     for name, value in stock.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_the_average_is_tested_and_kept(train, tmp_path):
