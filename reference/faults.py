@@ -1,8 +1,10 @@
 """What ends a run before its time, and how all of its processes end the same way."""
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
@@ -15,6 +17,9 @@ from accelerate.utils import broadcast_object_list
 
 NAMED = (ValueError, TypeError, KeyError, OSError, ImportError, ArithmeticError)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds within which one signal may come twice: from who sends it to all processes of
+# a job, and from the launcher, which hands on its own.
+ECHO = 5.0
 
 
 class Interrupted(Exception):
@@ -32,8 +37,9 @@ class Elsewhere(Exception):
 class Watch:
     """Waits for signals and losses that are no numbers, on behalf of all processes.
 
-    A signal that comes while a step runs is kept until all processes have ended it.
-    They ask each other through the CPU, so that nobody waits for an accelerator.
+    A signal that comes while a step runs is kept until all processes have ended it;
+    a second Ctrl-C, seconds later, ends the process at once. Processes ask each other
+    through the CPU, so that nobody waits for an accelerator.
 
     Args:
         processes: how many there are.
@@ -46,6 +52,7 @@ class Watch:
             wait = timedelta(seconds=timeout)
             self._group = dist.new_group(backend="gloo", timeout=wait)
         self._signal = 0
+        self._first_at = math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -77,9 +84,13 @@ class Watch:
             raise Interrupted(found[0])
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and now - self._first_at > ECHO:
+            # The user insists: at once, whatever the process is waiting for.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self._signal = number
-        # The next one ends the process at once, whatever it is waiting for.
-        signal.signal(number, signal.SIG_DFL)
+        self._first_at = min(self._first_at, now)
 
 
 def rejoin(backend: str, timeout: timedelta) -> None:
