@@ -1,9 +1,8 @@
 """`attach`: how an objective meets a training loop that knows nothing of it.
 
-It works through four kinds of
-hooks: before the network's forward images become rows, at each chosen layer its loss is
-taken, after the forward the caller gets the first view's rows, and after the criterion
-the losses of all views become the objective.
+It works through four kinds of hooks: before the network's forward images become rows,
+at each chosen layer its loss is taken, after the forward the caller gets the first
+view's rows, and after the criterion the losses of all views become the objective.
 """
 
 import weakref

@@ -1,5 +1,6 @@
 """The table of several runs: seeds of a setting are brought together."""
 
+import importlib
 import json
 
 import pytest
@@ -21,16 +22,23 @@ def run(folder, accuracy, score):
     return folder
 
 
-def test_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
-    """Of the last epoch; a setting with one seed has no deviation."""
+@pytest.fixture
+def compare(monkeypatch):
     monkeypatch.syspath_prepend(str(REFERENCE))
-    import compare
+    return importlib.import_module("compare")
 
-    folders = [
+
+@pytest.fixture
+def folders(tmp_path):
+    return [
         run(tmp_path / "baseline-0", 60, 0.2),
         run(tmp_path / "baseline-1", 62, 0.4),
         run(tmp_path / "method-0", 58, 0.9),
     ]
+
+
+def test_mean_and_deviation_over_seeds(compare, folders):
+    """Of the last epoch; a setting with one seed has no deviation."""
     lines = list(compare.table(folders))
     assert lines[0] == "| | baseline (n = 2) | method (n = 1) |"
     assert lines[2] == "| accuracy, % | 61 ± 1.4 | 58 |"
@@ -39,26 +47,14 @@ def test_mean_and_deviation_over_seeds(tmp_path, monkeypatch):
     assert lines[-1] == "| median score, layer 1 (`features.1`) | 0.3 ± 0.14 | 0.9 |"
 
 
-def test_a_run_without_scores_still_shows_its_accuracy(tmp_path, monkeypatch):
+def test_a_run_without_scores_still_shows_its_accuracy(compare, folders):
     """`dai-plugin score` may not have run yet."""
-    monkeypatch.syspath_prepend(str(REFERENCE))
-    import compare
-
-    folder = run(tmp_path / "baseline-0", 60, 0.2)
-    (folder / "summary.json").unlink()
-    assert compare.values(folder)["accuracy, %"] == pytest.approx(60)
+    (folders[0] / "summary.json").unlink()
+    assert compare.values(folders[0])["accuracy, %"] == pytest.approx(60)
 
 
-def test_runs_that_differ_in_what_they_hold(tmp_path, monkeypatch):
+def test_runs_that_differ_in_what_they_hold(compare, folders):
     """A score that one of them lacks is the mean of the others', or a dash."""
-    monkeypatch.syspath_prepend(str(REFERENCE))
-    import compare
-
-    folders = [
-        run(tmp_path / "baseline-0", 60, 0.2),
-        run(tmp_path / "baseline-1", 62, 0.4),
-        run(tmp_path / "method-0", 58, 0.9),
-    ]
     for folder in folders[1:]:
         (folder / "summary.json").unlink()
     lines = list(compare.table(folders))
