@@ -4,10 +4,32 @@ Rows are taken less one of them before anything is squared, which is exact for n
 values: a large mean with a small deviation costs no digits.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
+
+
+# Elements that make an operation worth its call.
+_ENOUGH = 2**18
+
+
+class Scratch:
+    """Memory that the blocks of a layer use one after another.
+
+    A block that writes where the one before it wrote finds that memory in the cache;
+    fresh memory lies further away, and the system may hand it out page by page.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor) -> Tensor:
+        """Memory of that shape, with any content; no later block is larger."""
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = like.new_empty(like.shape)
+        if kept.shape == like.shape:
+            return kept
+        return kept.view(-1)[: like.numel()].view(like.shape)
 
 
 class Views:
@@ -23,56 +45,106 @@ class Views:
         self, num_views: int, rows: int, correction: int, centred: bool = False
     ) -> None:
         self.num_views, self.rows, self.correction = num_views, rows, correction
-        self.centred = centred
+        self.images, self.centred = rows // num_views, centred
         self.degrees = max(rows - correction, 1)
-        self.pairs = max(rows - rows // num_views if correction else rows, 1)
+        self.pairs = max(rows - self.images if correction else rows, 1)
 
-    def sums(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Sums of squares `[3]`, and if wanted the mean `[d]` of rows less the first.
+    def parts(
+        self, rows: Tensor, scratch: Scratch | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Three sums of squares, and if wanted the mean `[d]` of rows less the first.
 
         The squares are those of rows about the first view of their image, of the sum of
-        these over its views, and of the sums over the views about their mean.
+        these over its views, and of the sums over the views about their mean. The first
+        view stands near the mean of its group, so that next to no digits are lost when
+        `combine` carries its squares over to the mean.
         """
-        apart, drift, sums = self._apart(rows)
-        mean = sums.mean(0)
-        squares = [_squares(values) for values in (apart, drift, sums.sub_(mean))]
-        return torch.stack(squares), mean / self.num_views if self.centred else None
+        groups = self._views(rows)
+        first = groups[0].detach()
+        if scratch is None:
+            # With the first view among them, for autograd: it adds nothing.
+            apart = groups - first
+            drift, squares = apart.sum(0), [_squares(apart)]
+            sums = torch.add(drift, first - first[:1], alpha=self.num_views)
+        else:
+            drift, squares = scratch("drift", first), []
+            for number, views in enumerate(self._some(groups[1:])):
+                alone = number == 0 and len(views) == 1
+                out = drift[None] if alone else scratch("apart", views)
+                squares.append(_squares(torch.sub(views, first, out=out)))
+                if not alone:
+                    _add_up(out, drift, number)
+            sums = torch.sub(first, first[:1], out=scratch("sums", first))
+            torch.add(drift, sums, alpha=self.num_views, out=sums)
+        total = sums.sum(0)
+        sums.sub_(total, alpha=1 / self.images)
+        parts = [sum(squares), _squares(drift), _squares(sums)]
+        return parts, total / self.rows if self.centred else None
 
-    def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares within groups, and squares about the mean of all rows."""
-        apart, drift, between = sums.unbind(-1)
-        within = apart - drift / self.num_views
-        return within, within + between / self.num_views
+    def combine(self, parts: Tensor) -> Tensor:
+        """Squares within groups and about the mean of all rows `[2]`, of `parts`."""
+        apart, drift, between = parts.unbind()
+        within = torch.sub(apart, drift, alpha=1 / self.num_views)
+        about_mean = torch.add(within, between, alpha=1 / self.num_views)
+        return torch.stack([within, about_mean])
+
+    def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
+        """What `gradient` multiplies by, from the gradient of the combined sums."""
+        within, about_mean = (2 * of_sums).unbind()
+        return (
+            within + about_mean,
+            within / -self.num_views,
+            about_mean / -self.rows,
+        )
 
     def gradient(
-        self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Rows and the gradient for them, given that of the sums and of the mean."""
-        of_apart, of_drift, of_between = (2 * of_sums).unbind()
-        apart, drift, sums = self._apart(rows)
-        # What all views of an image have in common.
-        common = sums.sub_(sums.mean(0)).mul_(of_between).addcmul_(drift, of_drift)
-        if of_mean is not None:
-            common += of_mean / self.rows
-        images = len(common)
-        yield slice(0, images), common
-        others = torch.addcmul(common, apart, of_apart, out=apart)
-        yield slice(images, None), others.flatten(0, 1)
+        self,
+        rows: Tensor,
+        factors: tuple[Tensor, ...],
+        of_mean: Tensor | None,
+        incoming: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """Writes the gradient for `[N, d]` rows, with what comes in added.
 
-    def _apart(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Views less the first of their image, their sums `[B, d]`, sums over views.
-
-        The first view stands near the mean of its group, so that squares about it lose
-        next to no digits when they are carried over to the mean. The sums over views
-        are those of rows less the first row of all, and no part of the graph but by
-        the second result.
+        Args:
+            rows: `[N, d]`.
+            factors: of this step.
+            of_mean: the gradient `[d]` of the mean, if it has one.
+            incoming: the gradient `[N, d]` of what comes after, if there is one.
+            out: `[N, d]`, where the sum of both is made.
         """
-        groups = torch.unflatten(rows, 0, (self.num_views, -1))
-        first = groups[0].detach()
-        # Under a compiler the first is among them, for autograd: it adds nothing.
-        apart = (groups if torch.compiler.is_compiling() else groups[1:]) - first
-        drift = apart.sum(0)
-        return apart, drift, torch.add(drift, first - first[:1], alpha=self.num_views)
+        of_rows, of_sums, of_total = factors
+        places = self._some(self._views(out))
+        sums = out.new_empty(self.images, out.shape[1])
+        for number, views in enumerate(self._some(self._views(rows))):
+            torch.sub(views, rows[0], out=places[number])
+            _add_up(places[number], sums, number)
+        offset = sums.sum(0).mul_(of_total)
+        if of_mean is not None:
+            offset.add_(of_mean, alpha=1 / self.rows)
+        # What all views of an image have in common.
+        common = torch.addcmul(offset, sums, of_sums, out=sums)
+        others = [None] * len(places)
+        if incoming is not None:
+            others = self._some(self._views(incoming))
+        for place, other in zip(places, others, strict=True):
+            torch.addcmul(common, place, of_rows, out=place)
+            if other is not None:
+                place += other
+
+    def _views(self, rows: Tensor) -> Tensor:
+        """`[M, B, ...]` of `[N, ...]`."""
+        return rows.view(self.num_views, self.images, *rows.shape[1:])
+
+    def _some(self, views: Tensor) -> tuple[Tensor, ...]:
+        """`[m, B, d]` as `[k, B, d]` that are taken at once.
+
+        One by one where that is enough work for an operation on a CPU: it is then split
+        by images, so that each thread goes on with what it made itself.
+        """
+        alone = self.images * views.shape[2] >= _ENOUGH
+        return views.split(1 if alone and views.device.type == "cpu" else len(views))
 
 
 class Classes:
@@ -107,28 +179,50 @@ class Classes:
         sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
         return rows - (sums / self._counts.to(rows.dtype))[self._group]
 
-    def sums(self, rows: Tensor) -> tuple[Tensor, None]:
-        """Weighted squares within groups and squares about the mean `[2]`; no mean."""
+    def parts(
+        self, rows: Tensor, scratch: Scratch | None = None
+    ) -> tuple[list[Tensor], None]:
+        """Weighted squares within groups and squares about the mean; no mean."""
         rows = (rows - rows[:1].detach()).flatten(1)
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
         mean = rows.mean(0)
-        return torch.stack([within.sum(), _squares(rows - mean)]), None
+        return [within.sum(), _squares(rows - mean)], None
 
-    def combine(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares within groups, and squares about the mean of all rows."""
-        within, squares = sums.unbind(-1)
-        return within, squares
+    def combine(self, parts: Tensor) -> Tensor:
+        """Squares within groups and about the mean of all rows `[2]`: the parts."""
+        return parts
+
+    def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
+        """As in `Views`."""
+        return (2 * of_sums).unbind()
 
     def gradient(
-        self, rows: Tensor, of_sums: Tensor, of_mean: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Rows and the gradient for them, given that of the sums."""
+        self,
+        rows: Tensor,
+        factors: tuple[Tensor, ...],
+        of_mean: Tensor | None,
+        incoming: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """Writes the gradient for `[N, d]` rows, as in `Views`."""
         assert of_mean is None
-        within, squares = of_sums
+        within, about_mean = factors
         rows = rows - rows[:1]
-        weight = 2 * within * self._weight.to(rows.dtype)
-        about_mean = (rows - rows.mean(0)) * (2 * squares)
-        yield slice(None), self._deviations(rows).mul_(weight).add_(about_mean)
+        weight = within * self._weight.to(rows.dtype)
+        deviations = (rows - rows.mean(0)).mul_(about_mean)
+        torch.addcmul(deviations, self._deviations(rows), weight, out=out)
+        if incoming is not None:
+            out += incoming
+
+
+def _add_up(values: Tensor, out: Tensor, number: int) -> None:
+    """Adds `[k, ...]` values to those of the pieces before, if any."""
+    if number:
+        out += values[0] if len(values) == 1 else values.sum(0)
+    elif len(values) == 1:
+        out.copy_(values[0])
+    else:
+        torch.sum(values, 0, out=out)
 
 
 def _squares(values: Tensor) -> Tensor:

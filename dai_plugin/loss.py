@@ -96,8 +96,8 @@ def class_invariance_loss(
 
 
 def variance_ratio(sums: Tensor, groups: Views | Classes) -> Tensor:
-    """The losses `[...]` of layers with the sums `[..., k]` of `tap`."""
-    within, squares = groups.combine(sums)
+    """The losses `[...]` of layers with the sums `[..., 2]` of `tap`."""
+    within, squares = sums.unbind(-1)
     return divide(within / groups.pairs, squares, groups.degrees)
 
 

@@ -58,12 +58,12 @@ def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
     """Losses `[L]` of the global batch, the same on every rank.
 
     Args:
-        sums: `[L, 3]` of this rank, as `tap` gives them.
+        sums: `[L, 2]` of this rank, as `tap` gives them.
         centres: mean `[D]` of this rank's rows, layer by layer.
         groups: of this rank.
     """
     layers = len(centres)
-    within, squares = groups.combine(sums)
+    within, squares = sums.unbind(-1)
     centre = torch.cat([each.to(sums.device, sums.dtype) for each in centres])
     # Filled on the device: a copy from the host would wait for it.
     counts = [sums.new_full((1,), count) for count in (groups.rows, groups.pairs)]

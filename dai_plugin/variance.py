@@ -8,17 +8,17 @@ half as often again, because autograd adds its gradient in passes of their own.
 """
 
 import math
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dai_plugin.groups import Classes, Views
+from dai_plugin.groups import Classes, Scratch, Views
 
 # Elements a block of columns holds: it should stay in a CPU's cache, while on an
 # accelerator every further block costs launches.
-_BLOCK_CPU = 2**20
+_BLOCK_CPU = 2**22
 _BLOCK_ACCELERATOR = 2**24
 # Columns come in multiples of this, so that the rows of a block begin at cache lines.
 _ALIGNED = 256
@@ -35,10 +35,10 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), the sums that
-        `groups.combine` makes the two of the loss from, and, if `groups.centred`, the
-        mean of all rows `[D]`. Sums and mean are float64 for float64 activations, else
-        float32, and differentiable once.
+        An alias of the activations (themselves where that cannot be), the squares within
+        groups and about the mean `[2]`, and, if `groups.centred`, the mean of all rows
+        `[D]`. Squares and mean are float64 for float64 activations, else float32, and
+        differentiable once.
     """
     order = _feature_order(activations)
     if torch.compiler.is_compiling():
@@ -47,9 +47,9 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         with torch.autocast(activations.device.type, enabled=False):
             # Not flattened: the compiler chooses the memory format of its own.
             rows = activations.to(_statistics_dtype(activations))
-            sums, mean = groups.sums(rows)
+            parts, mean = groups.parts(rows)
             centre = None if mean is None else (mean + rows[0].detach()).flatten()
-            return activations, sums, centre
+            return activations, groups.combine(torch.stack(parts)), centre
     alias, sums, centre = _Tap.apply(activations, groups, order)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
@@ -68,25 +68,28 @@ class _Tap(torch.autograd.Function):
     def forward(
         ctx: Any, activations: Tensor, groups: Views | Classes, order: list[int]
     ) -> Taps:
-        sums, means = [], []
-        with torch.autocast(activations.device.type, enabled=False):
-            for _, rows in _blocks(activations, order):
-                part, mean = groups.sums(rows)
-                sums.append(part)
+        parts, means, scratch = [], [], Scratch()
+        with _without_autocast(activations.device.type):
+            dtype = _statistics_dtype(activations)
+            for block in _blocks(activations, order):
+                rows = block.to(dtype)
+                squares, mean = groups.parts(rows, scratch)
+                parts += squares
                 if mean is not None:
                     means.append(mean + rows[0])
+            blocks = torch.stack(parts).view(-1, len(squares))
+            sums = groups.combine(blocks.sum(0))
             ctx.save_for_backward(activations)
             # Kept, because what is saved may come back in another memory format.
             ctx.groups, ctx.order = groups, order
             ctx.set_materialize_grads(False)
-            total = torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
             centre = None
             if means:  # not in storage order, which other processes may not share
                 mean = torch.cat(means)[None]
                 centre = _from_rows(mean, activations, order).flatten()
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
-        return activations.detach(), total, centre
+        return activations.detach(), sums, centre
 
     @staticmethod
     def backward(
@@ -103,31 +106,43 @@ class _Tap(torch.autograd.Function):
                 "(create_graph=True, as gradient penalties use)"
             )
         (activations,) = ctx.saved_tensors
-        order, shape = ctx.order, activations.shape
-        flat = activations.new_empty(shape[0], math.prod(shape[1:]))
+        groups, order = ctx.groups, ctx.order
+        blocks = _blocks(activations, order)
+        width = blocks[0].shape[1]
+        flat = activations.new_empty(len(activations), math.prod(activations.shape[1:]))
+        places, nothing = flat.split(width, 1), [None] * len(blocks)
+        of_means = incomings = nothing
         if incoming is not None:
-            incoming = as_rows(incoming, order)
+            incomings = as_rows(incoming, order).split(width, 1)
         if of_centre is not None:
-            of_centre = as_rows(of_centre.view(1, *shape[1:]), order)[0]
-        for columns, rows in _blocks(activations, order):
+            of_centre = of_centre.view(1, *activations.shape[1:])
+            of_means = as_rows(of_centre, order)[0].split(width)
+        factors, scratch = groups.factors(of_sums), Scratch()
+        dtype = _statistics_dtype(activations)
+        for block, of_mean, other, place in zip(
+            blocks, of_means, incomings, places, strict=True
+        ):
             # In float32 up to here, so that a loss scale keeps what half would lose.
-            of_mean = None if of_centre is None else of_centre[columns]
-            for part, own in ctx.groups.gradient(rows, of_sums, of_mean):
-                if incoming is None:
-                    flat[part, columns] = own
-                else:
-                    torch.add(incoming[part, columns], own, out=flat[part, columns])
+            wide = place if place.dtype == dtype else scratch("wide", block.to(dtype))
+            groups.gradient(block.to(dtype), factors, of_mean, other, wide)
+            if wide is not place:
+                place.copy_(wide)
         return _from_rows(flat, activations, order), None, None
 
 
-def _blocks(activations: Tensor, order: list[int]) -> Iterator[tuple[slice, Tensor]]:
-    """Columns and their rows `[N, d]`, in float32 or float64."""
-    flat, dtype = as_rows(activations, order), _statistics_dtype(activations)
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def _blocks(activations: Tensor, order: list[int]) -> list[Tensor]:
+    """Rows `[N, d]` of some columns each, as even as can be."""
+    flat = as_rows(activations, order)
     block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
-    width = max(block // flat.shape[0] // _ALIGNED, 1) * _ALIGNED
-    for start in range(0, max(flat.shape[1], 1), width):
-        columns = slice(start, start + width)
-        yield columns, flat[:, columns].to(dtype)
+    count = max(-(-flat.numel() // block), 1)
+    width = -(-flat.shape[1] // count // _ALIGNED) * _ALIGNED
+    return list(flat.split(max(width, _ALIGNED), 1))
 
 
 def _statistics_dtype(activations: Tensor) -> torch.dtype:
@@ -136,8 +151,8 @@ def _statistics_dtype(activations: Tensor) -> torch.dtype:
 
 def _feature_order(activations: Tensor) -> list[int]:
     """Feature dimensions from the slowest to the fastest in memory."""
-    features = range(1, activations.dim())
-    return sorted(features, key=activations.stride, reverse=True)
+    strides = activations.stride()
+    return sorted(range(1, len(strides)), key=strides.__getitem__, reverse=True)
 
 
 def as_rows(activations: Tensor, order: list[int]) -> Tensor:
@@ -146,11 +161,16 @@ def as_rows(activations: Tensor, order: list[int]) -> Tensor:
     A view, if the order is that of the memory: for channels_last, too.
     """
     features = math.prod(activations.shape[1:])
-    return activations.permute(0, *order).reshape(activations.shape[0], features)
+    if order != sorted(order):
+        activations = activations.permute(0, *order)
+    return activations.reshape(activations.shape[0], features)
 
 
 def _from_rows(flat: Tensor, activations: Tensor, order: list[int]) -> Tensor:
     """The inverse of `as_rows`, for any number of rows."""
+    shape = activations.shape
+    ordered = flat.view(len(flat), *(shape[dim] for dim in order))
+    if order == sorted(order):
+        return ordered
     dims = [0, *order]
-    ordered = flat.view(len(flat), *(activations.shape[dim] for dim in order))
     return ordered.permute([dims.index(dim) for dim in range(len(dims))])
