@@ -4,11 +4,12 @@ Rows are taken less one of them before anything is squared, which is exact for n
 values: a large mean with a small deviation costs no digits.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
-
-# Elements that make an operation worth its call.
+# Elements that keep the threads of a CPU busy in a single operation.
 _ENOUGH = 2**18
 
 
@@ -54,10 +55,10 @@ class Views:
     ) -> tuple[list[Tensor], Tensor | None]:
         """Three sums of squares, and if wanted the mean `[d]` of rows less the first.
 
-        The squares are those of rows about the first view of their image, of the sum of
-        these over its views, and of the sums over the views about their mean. The first
-        view stands near the mean of its group, so that next to no digits are lost when
-        `combine` carries its squares over to the mean.
+        The squares are those of views about the first view of their image, of the sum
+        of these over the views, and of the sums over the views about their mean. The
+        first view stands near the mean of its group, so that next to no digits are lost
+        when `combine` carries its squares over to the mean.
         """
         groups = self._views(rows)
         first = groups[0].detach()
@@ -67,22 +68,16 @@ class Views:
             drift, squares = apart.sum(0), [_squares(apart)]
             sums = torch.add(drift, first - first[:1], alpha=self.num_views)
         else:
-            drift, squares = scratch("drift", first), []
-            for number, views in enumerate(self._some(groups[1:])):
-                alone = number == 0 and len(views) == 1
-                out = drift[None] if alone else scratch("apart", views)
-                squares.append(_squares(torch.sub(views, first, out=out)))
-                if not alone:
-                    _add_up(out, drift, number)
+            drift, squares = self._apart(groups, scratch)
             sums = torch.sub(first, first[:1], out=scratch("sums", first))
             torch.add(drift, sums, alpha=self.num_views, out=sums)
         total = sums.sum(0)
         sums.sub_(total, alpha=1 / self.images)
-        parts = [sum(squares), _squares(drift), _squares(sums)]
+        parts = [reduce(torch.add, squares), _squares(drift), _squares(sums)]
         return parts, total / self.rows if self.centred else None
 
     def combine(self, parts: Tensor) -> Tensor:
-        """Squares within groups and about the mean of all rows `[2]`, of `parts`."""
+        """Squares within groups and about the mean of all rows `[2]`, from `parts`."""
         apart, drift, between = parts.unbind()
         within = torch.sub(apart, drift, alpha=1 / self.num_views)
         about_mean = torch.add(within, between, alpha=1 / self.num_views)
@@ -105,46 +100,60 @@ class Views:
         incoming: Tensor | None,
         out: Tensor,
     ) -> None:
-        """Writes the gradient for `[N, d]` rows, with what comes in added.
+        """Writes the gradient for rows, with that of the network added.
 
         Args:
             rows: `[N, d]`.
             factors: of this step.
             of_mean: the gradient `[d]` of the mean, if it has one.
-            incoming: the gradient `[N, d]` of what comes after, if there is one.
-            out: `[N, d]`, where the sum of both is made.
+            incoming: the gradient `[N, d]` of the network, if it has one.
+            out: `[N, d]`, where it is made: no other memory of that size is needed.
         """
         of_rows, of_sums, of_total = factors
-        places = self._some(self._views(out))
         sums = out.new_empty(self.images, out.shape[1])
-        for number, views in enumerate(self._some(self._views(rows))):
-            torch.sub(views, rows[0], out=places[number])
-            _add_up(places[number], sums, number)
+        for number, (views, place) in enumerate(self._pieces(rows, out)):
+            torch.sub(views, rows[0], out=place)
+            _add_up(place, sums, number)
         offset = sums.sum(0).mul_(of_total)
         if of_mean is not None:
             offset.add_(of_mean, alpha=1 / self.rows)
         # What all views of an image have in common.
         common = torch.addcmul(offset, sums, of_sums, out=sums)
-        others = [None] * len(places)
-        if incoming is not None:
-            others = self._some(self._views(incoming))
-        for place, other in zip(places, others, strict=True):
+        for place, other in self._pieces(out, out if incoming is None else incoming):
             torch.addcmul(common, place, of_rows, out=place)
-            if other is not None:
+            if incoming is not None:
                 place += other
+
+    def _apart(self, groups: Tensor, scratch: Scratch) -> tuple[Tensor, list[Tensor]]:
+        """Sums `[B, d]` over the views less the first of their image; their squares."""
+        first = groups[0]
+        drift, squares = scratch("drift", first), []
+        for number, views in enumerate(self._some(groups[1:])):
+            alone = number == 0 and len(views) == 1
+            apart = drift[None] if alone else scratch("apart", views)
+            torch.sub(views, first, out=apart)
+            squares.append(_squares(apart))
+            if not alone:
+                _add_up(apart, drift, number)
+        return drift, squares
 
     def _views(self, rows: Tensor) -> Tensor:
         """`[M, B, ...]` of `[N, ...]`."""
         return rows.view(self.num_views, self.images, *rows.shape[1:])
 
+    def _pieces(self, *rows: Tensor) -> list[tuple[Tensor, ...]]:
+        """Each of the `[N, d]` as `[k, B, d]`, piece by piece."""
+        pieces = (self._some(self._views(each)) for each in rows)
+        return list(zip(*pieces, strict=True))
+
     def _some(self, views: Tensor) -> tuple[Tensor, ...]:
         """`[m, B, d]` as `[k, B, d]` that are taken at once.
 
-        One by one where that is enough work for an operation on a CPU: it is then split
-        by images, so that each thread goes on with what it made itself.
+        One by one on a CPU if that is work enough: operations are split by images then,
+        so that each thread goes on with what it made itself.
         """
-        alone = self.images * views.shape[2] >= _ENOUGH
-        return views.split(1 if alone and views.device.type == "cpu" else len(views))
+        enough = views.device.type == "cpu" and views[:1].numel() >= _ENOUGH
+        return torch.split(views, 1 if enough else max(len(views), 1))
 
 
 class Classes:
@@ -185,8 +194,7 @@ class Classes:
         """Weighted squares within groups and squares about the mean; no mean."""
         rows = (rows - rows[:1].detach()).flatten(1)
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
-        mean = rows.mean(0)
-        return [within.sum(), _squares(rows - mean)], None
+        return [within.sum(), _squares(rows - rows.mean(0))], None
 
     def combine(self, parts: Tensor) -> Tensor:
         """Squares within groups and about the mean of all rows `[2]`: the parts."""
@@ -204,19 +212,19 @@ class Classes:
         incoming: Tensor | None,
         out: Tensor,
     ) -> None:
-        """Writes the gradient for `[N, d]` rows, as in `Views`."""
+        """As in `Views`."""
         assert of_mean is None
         within, about_mean = factors
         rows = rows - rows[:1]
         weight = within * self._weight.to(rows.dtype)
-        deviations = (rows - rows.mean(0)).mul_(about_mean)
-        torch.addcmul(deviations, self._deviations(rows), weight, out=out)
+        about = (rows - rows.mean(0)).mul_(about_mean)
+        torch.addcmul(about, self._deviations(rows), weight, out=out)
         if incoming is not None:
             out += incoming
 
 
 def _add_up(values: Tensor, out: Tensor, number: int) -> None:
-    """Adds `[k, ...]` values to those of the pieces before, if any."""
+    """Adds `[k, ...]` values to what `number` pieces before them came to."""
     if number:
         out += values[0] if len(values) == 1 else values.sum(0)
     elif len(values) == 1:

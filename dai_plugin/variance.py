@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dai_plugin.groups import Classes, Scratch, Views
 
-# Elements a block of columns holds: it should stay in a CPU's cache, while on an
+# Elements a block of columns holds: on a CPU it should stay in the cache, while on an
 # accelerator every further block costs launches.
 _BLOCK_CPU = 2**22
 _BLOCK_ACCELERATOR = 2**24
@@ -35,10 +35,10 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), the squares within
-        groups and about the mean `[2]`, and, if `groups.centred`, the mean of all rows
-        `[D]`. Squares and mean are float64 for float64 activations, else float32, and
-        differentiable once.
+        An alias of the activations (themselves where that cannot be), the sums of
+        squares within groups and about the mean `[2]`, and, if `groups.centred`, the
+        mean of all rows `[D]`. Sums and mean are float64 for float64 activations, else
+        float32, and differentiable once.
     """
     order = _feature_order(activations)
     if torch.compiler.is_compiling():
@@ -68,25 +68,12 @@ class _Tap(torch.autograd.Function):
     def forward(
         ctx: Any, activations: Tensor, groups: Views | Classes, order: list[int]
     ) -> Taps:
-        parts, means, scratch = [], [], Scratch()
+        ctx.save_for_backward(activations)
+        # Kept, because what is saved may come back in another memory format.
+        ctx.groups, ctx.order = groups, order
+        ctx.set_materialize_grads(False)
         with _without_autocast(activations.device.type):
-            dtype = _statistics_dtype(activations)
-            for block in _blocks(activations, order):
-                rows = block.to(dtype)
-                squares, mean = groups.parts(rows, scratch)
-                parts += squares
-                if mean is not None:
-                    means.append(mean + rows[0])
-            blocks = torch.stack(parts).view(-1, len(squares))
-            sums = groups.combine(blocks.sum(0))
-            ctx.save_for_backward(activations)
-            # Kept, because what is saved may come back in another memory format.
-            ctx.groups, ctx.order = groups, order
-            ctx.set_materialize_grads(False)
-            centre = None
-            if means:  # not in storage order, which other processes may not share
-                mean = torch.cat(means)[None]
-                centre = _from_rows(mean, activations, order).flatten()
+            sums, centre = _statistics(activations, groups, order)
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
         return activations.detach(), sums, centre
@@ -106,28 +93,63 @@ class _Tap(torch.autograd.Function):
                 "(create_graph=True, as gradient penalties use)"
             )
         (activations,) = ctx.saved_tensors
-        groups, order = ctx.groups, ctx.order
-        blocks = _blocks(activations, order)
-        width = blocks[0].shape[1]
-        flat = activations.new_empty(len(activations), math.prod(activations.shape[1:]))
-        places, nothing = flat.split(width, 1), [None] * len(blocks)
-        of_means = incomings = nothing
-        if incoming is not None:
-            incomings = as_rows(incoming, order).split(width, 1)
-        if of_centre is not None:
-            of_centre = of_centre.view(1, *activations.shape[1:])
-            of_means = as_rows(of_centre, order)[0].split(width)
-        factors, scratch = groups.factors(of_sums), Scratch()
-        dtype = _statistics_dtype(activations)
-        for block, of_mean, other, place in zip(
-            blocks, of_means, incomings, places, strict=True
-        ):
-            # In float32 up to here, so that a loss scale keeps what half would lose.
-            wide = place if place.dtype == dtype else scratch("wide", block.to(dtype))
-            groups.gradient(block.to(dtype), factors, of_mean, other, wide)
-            if wide is not place:
-                place.copy_(wide)
-        return _from_rows(flat, activations, order), None, None
+        gradient = _gradient(
+            activations, ctx.groups, ctx.order, incoming, of_sums, of_centre
+        )
+        return gradient, None, None
+
+
+def _statistics(
+    activations: Tensor, groups: Views | Classes, order: list[int]
+) -> tuple[Tensor, Tensor | None]:
+    """The combined sums `[2]`, and the mean of all rows if it is wanted."""
+    parts, means, scratch = [], [], Scratch()
+    for block in _blocks(as_rows(activations, order)):
+        rows = block.to(_statistics_dtype(activations))
+        squares, mean = groups.parts(rows, scratch)
+        parts.append(torch.stack(squares))
+        if mean is not None:
+            means.append(mean + rows[0])
+    sums = groups.combine(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+    if not means:
+        return sums, None
+    # Not in storage order, which other processes may not share.
+    return sums, _from_rows(torch.cat(means)[None], activations, order).flatten()
+
+
+def _gradient(
+    activations: Tensor,
+    groups: Views | Classes,
+    order: list[int],
+    incoming: Tensor | None,
+    of_sums: Tensor,
+    of_centre: Tensor | None,
+) -> Tensor:
+    """The network's gradient plus that of the sums and of the mean."""
+    rows, dtype = as_rows(activations, order), _statistics_dtype(activations)
+    out = activations.new_empty(rows.shape)
+    blocks, factors, scratch = _blocks(rows), groups.factors(of_sums), Scratch()
+    if incoming is not None:
+        incoming = as_rows(incoming, order)
+    if of_centre is not None:
+        of_centre = as_rows(of_centre.view(1, *activations.shape[1:]), order)[0]
+    start = 0
+    for block in blocks:
+        columns = slice(start, start := start + block.shape[1])
+        # In float32 up to here, so that a loss scale keeps what half would lose.
+        wide = block.to(dtype)
+        place = out[:, columns]
+        made = place if place.dtype == dtype else scratch("made", wide)
+        groups.gradient(
+            wide,
+            factors,
+            None if of_centre is None else of_centre[columns],
+            None if incoming is None else incoming[:, columns],
+            made,
+        )
+        if made is not place:
+            place.copy_(made)
+    return _from_rows(out, activations, order)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[None]:
@@ -136,13 +158,12 @@ def _without_autocast(device: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _blocks(activations: Tensor, order: list[int]) -> list[Tensor]:
-    """Rows `[N, d]` of some columns each, as even as can be."""
-    flat = as_rows(activations, order)
-    block = _BLOCK_CPU if flat.device.type == "cpu" else _BLOCK_ACCELERATOR
-    count = max(-(-flat.numel() // block), 1)
-    width = -(-flat.shape[1] // count // _ALIGNED) * _ALIGNED
-    return list(flat.split(max(width, _ALIGNED), 1))
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """`[N, D]` as `[N, d]`, as even as can be."""
+    block = _BLOCK_CPU if rows.device.type == "cpu" else _BLOCK_ACCELERATOR
+    count = max(-(-rows.numel() // block), 1)
+    width = -(-rows.shape[1] // (count * _ALIGNED)) * _ALIGNED
+    return torch.split(rows, max(width, _ALIGNED), 1)
 
 
 def _statistics_dtype(activations: Tensor) -> torch.dtype:
