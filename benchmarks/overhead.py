@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 import models
 
 PAIR = ["plain", "invariance loss"]
-FEW = ["plain", "invariance loss", "bandwidth floor", "method"]
-COMPILED = ["plain", "invariance loss", "method"]
+FEW = ["plain", "invariance loss", "bandwidth floor", "views", "method"]
+COMPILED = ["plain", "invariance loss", "views", "method"]
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
@@ -63,13 +63,12 @@ def case(
 ) -> dict:
     """Seconds of every arm, saved tensors, and peak memory of fresh processes."""
     built = {arm: ARMS[arm](setting) for arm in arms}
-    saved = {} if setting.compiled else {arm: saved_mib(built[arm]) for arm in PAIR}
+    saved = {arm: saved_mib(built[arm]) for arm in PAIR if memory}
     seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=3)
-    compiled = setting.compiled
     rows = setting.images * setting.views
     plain = statistics.median(seconds["plain"])
     return {
-        "network": f"{name}, compiled" if compiled else name,
+        "network": name,
         "images": setting.images,
         "views": setting.views,
         "side": setting.side,
@@ -129,9 +128,14 @@ def main() -> None:
         steps = 1 if device.type == "cpu" else 20
         memory = not args.no_memory
         cases.append(case(name, setting, arms, args.rounds, steps, memory))
-        if not args.no_compile and name.startswith("All-CNN"):
+        if not args.no_compile:
             fast = dataclasses.replace(setting, compiled=True)
-            cases.append(case(name, fast, COMPILED, args.rounds, steps, False))
+            title = f"{name}, compiled"
+            cases.append(case(title, fast, COMPILED, args.rounds, steps, False))
+        if device.type == "cuda":
+            graph = dataclasses.replace(setting, captured=True)
+            title = f"{name}, captured"
+            cases.append(case(title, graph, PAIR, args.rounds, steps, False))
         timing.write(args.output, "overhead", device, cases)
         print(f"{name}: done", flush=True)
 

@@ -30,6 +30,7 @@ class Setting:
         bf16: autocast to bfloat16.
         channels_last: memory format of network and images.
         compiled: whether the networks are compiled.
+        captured: whether the step is replayed from a CUDA graph.
     """
 
     build: Callable[[], nn.Module]
@@ -41,6 +42,7 @@ class Setting:
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
+    captured: bool = False
 
 
 class Step:
@@ -69,6 +71,7 @@ class Step:
         self.labels = repeat_targets(self.targets, setting.views)
         self.prepare()
         self.model = torch.compile(network) if setting.compiled else network
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self) -> None:
         """Puts hooks in place, before the network is compiled."""
@@ -89,12 +92,40 @@ class Step:
         return torch.autocast(self.setting.device.type, torch.bfloat16)
 
     def __call__(self) -> float | None:
+        """One step, or its replay."""
+        if not self.setting.captured:
+            self.once()
+        elif self.graph is None:
+            self.graph = self.capture()
+        else:
+            self.graph.replay()
+        return None
+
+    def capture(self) -> torch.cuda.CUDAGraph:
+        """The step's launches as a graph, after some steps that find its memory."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.before()
+                self.once()
+        torch.cuda.current_stream().wait_stream(side)
+        self.optimizer.zero_grad()
+        self.before()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.once()
+        return graph
+
+    def before(self) -> None:
+        """What a step needs and is not timed."""
+
+    def once(self) -> None:
         """Loss, backward and the optimizer's step."""
         loss = self.loss()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return None
 
 
 class Views(Step):
@@ -143,9 +174,14 @@ class LossOnly(Method):
         """Task loss and invariance losses."""
         return self.dai.loss(self.task(self.rows))
 
+    def before(self) -> None:
+        """Rows that nobody sees, so that the next forward is measured."""
+        self.dai.views(self.images)
+
     def __call__(self) -> float:
         """The step's seconds without its views, where the host can tell."""
-        self.dai.views(self.images)
+        if not self.setting.captured:
+            self.before()
         if self.setting.device.type != "cpu":
             super().__call__()  # the device is not waited for, so nothing to subtract
             return 0.0
@@ -232,8 +268,7 @@ ARMS: dict[str, type[Step]] = {
 
 def saved_mib(step: Step) -> float:
     """What the step's forward saves for its backward, in MiB of distinct storages."""
-    if isinstance(step, LossOnly):
-        step.dai.views(step.images)
+    step.before()
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
