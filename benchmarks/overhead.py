@@ -126,17 +126,17 @@ def main() -> None:
             continue
         # Blocks of about a second on an accelerator; a step lasts that long on a CPU.
         steps = 1 if device.type == "cpu" else 20
-        memory = not args.no_memory
-        cases.append(case(name, setting, arms, args.rounds, steps, memory))
+        variants = [(name, setting, arms)]
         if not args.no_compile:
             fast = dataclasses.replace(setting, compiled=True)
-            title = f"{name}, compiled"
-            cases.append(case(title, fast, COMPILED, args.rounds, steps, False))
+            variants.append((f"{name}, compiled", fast, COMPILED))
         if device.type == "cuda":
             graph = dataclasses.replace(setting, captured=True)
-            title = f"{name}, captured"
-            cases.append(case(title, graph, PAIR, args.rounds, steps, False))
-        timing.write(args.output, "overhead", device, cases)
+            variants.append((f"{name}, captured", graph, PAIR))
+        for title, variant, few in variants:
+            memory = variant is setting and not args.no_memory
+            cases.append(case(title, variant, few, args.rounds, steps, memory))
+            timing.write(args.output, "overhead", device, cases)
         print(f"{name}: done", flush=True)
 
 

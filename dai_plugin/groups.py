@@ -24,9 +24,9 @@ class Scratch:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, name: str, like: Tensor) -> Tensor:
-        """Memory of that shape, with any content; no later block is larger."""
+        """Memory of that shape, with any content."""
         kept = self._kept.get(name)
-        if kept is None:
+        if kept is None or kept.numel() < like.numel():
             kept = self._kept[name] = like.new_empty(like.shape)
         if kept.shape == like.shape:
             return kept
@@ -69,8 +69,8 @@ class Views:
             sums = torch.add(drift, first - first[:1], alpha=self.num_views)
         else:
             drift, squares = self._apart(groups, scratch)
-            sums = torch.sub(first, first[:1], out=scratch("sums", first))
-            torch.add(drift, sums, alpha=self.num_views, out=sums)
+            away = torch.sub(first, first[:1], out=scratch("away", first))
+            sums = torch.add(drift, away, alpha=self.num_views, out=away)
         total = sums.sum(0)
         sums.sub_(total, alpha=1 / self.images)
         parts = [reduce(torch.add, squares), _squares(drift), _squares(sums)]
@@ -85,12 +85,8 @@ class Views:
 
     def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
         """What `gradient` multiplies by, from the gradient of the combined sums."""
-        within, about_mean = (2 * of_sums).unbind()
-        return (
-            within + about_mean,
-            within / -self.num_views,
-            about_mean / -self.rows,
-        )
+        within, about = of_sums.unbind()
+        return within + about, within, about, about * (-2 / self.rows)
 
     def gradient(
         self,
@@ -99,6 +95,7 @@ class Views:
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
+        scratch: Scratch,
     ) -> None:
         """Writes the gradient for rows, with that of the network added.
 
@@ -108,19 +105,24 @@ class Views:
             of_mean: the gradient `[d]` of the mean, if it has one.
             incoming: the gradient `[N, d]` of the network, if it has one.
             out: `[N, d]`, where it is made: no other memory of that size is needed.
+            scratch: of the layer's blocks.
         """
-        of_rows, of_sums, of_total = factors
-        sums = out.new_empty(self.images, out.shape[1])
+        together, within, about, of_total = factors
+        first = self._views(rows)[0]
+        drift = scratch("drift", first)
         for number, (views, place) in enumerate(self._pieces(rows, out)):
-            torch.sub(views, rows[0], out=place)
-            _add_up(place, sums, number)
-        offset = sums.sum(0).mul_(of_total)
+            torch.sub(views, first, out=place)
+            _add_up(place, drift, number)
+        away = torch.sub(first, first[:1], out=scratch("away", first))
+        total = torch.add(drift.sum(0), away.sum(0), alpha=self.num_views)
+        offset = total.mul_(of_total)
         if of_mean is not None:
             offset.add_(of_mean, alpha=1 / self.rows)
         # What all views of an image have in common.
-        common = torch.addcmul(offset, sums, of_sums, out=sums)
+        common = torch.addcmul(offset, away, about, value=2, out=away)
+        common.addcmul_(drift, within, value=-2 / self.num_views)
         for place, other in self._pieces(out, out if incoming is None else incoming):
-            torch.addcmul(common, place, of_rows, out=place)
+            torch.addcmul(common, place, together, value=2, out=place)
             if incoming is not None:
                 place += other
 
@@ -211,6 +213,7 @@ class Classes:
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
+        scratch: Scratch,
     ) -> None:
         """As in `Views`."""
         assert of_mean is None

@@ -21,7 +21,7 @@ from dai_plugin.groups import Classes, Scratch, Views
 _BLOCK_CPU = 2**22
 _BLOCK_ACCELERATOR = 2**24
 # Columns come in multiples of this, so that the rows of a block begin at cache lines.
-_ALIGNED = 256
+_ALIGNED = 64
 
 
 Taps = tuple[Tensor, Tensor, Tensor | None]
@@ -146,6 +146,7 @@ def _gradient(
             None if of_centre is None else of_centre[columns],
             None if incoming is None else incoming[:, columns],
             made,
+            scratch,
         )
         if made is not place:
             place.copy_(made)

@@ -72,8 +72,8 @@ def test_ratios_are_taken_within_a_round(bench):
 def test_targets_are_judged_by_the_results(bench):
     """Numbers, the eager case for the compiled one, saved tensors, the floor."""
 
-    def case(name, loss, saved=1.0):
-        seconds = {"plain": [1.0], "again": [1.0], "bandwidth floor": [1.02]}
+    def case(name, loss, saved=1.0, floor=1.02):
+        seconds = {"plain": [1.0], "again": [1.0], "bandwidth floor": [floor]}
         seconds["invariance loss"] = [loss]
         mib = {"plain": 100.0, "invariance loss": 100.0 * saved}
         return {
@@ -87,11 +87,14 @@ def test_targets_are_judged_by_the_results(bench):
         case("All-CNN-C", 1.05, saved=1.06),
         case("All-CNN-C, compiled", 1.04),
         case("ResNet-50", 1.03),
+        case("ResNet-50, 4 stages", 1.014, floor=0.999),  # within the noise
     ]
     table, results = bench("table"), {"overhead": {"cases": cases}}
     judged = {}
     for device in table.TARGETS:
         for line in table.verdicts(results, device):
+            if line.endswith("not measured"):
+                continue
             _, name, what, verdict = line.split(": ")
             judged[device, name, what.split(" 1.")[0]] = verdict.startswith("met")
     assert judged == {
@@ -100,6 +103,7 @@ def test_targets_are_judged_by_the_results(bench):
         ("cpu", "All-CNN-C, compiled", "invariance loss"): True,
         ("cpu", "ResNet-50", "invariance loss"): True,
         ("cuda", "All-CNN-C, compiled", "invariance loss"): True,
+        ("cuda", "ResNet-50, 4 stages", "invariance loss"): True,
         ("cuda", "ResNet-50", "loss / bandwidth floor"): False,  # 3 % for 2 %
     }
 
