@@ -1,10 +1,12 @@
-"""Which rows belong together, their sums of squares, and the gradient of those.
+"""Rows that are views of one image: their sums of squares, and the gradient of those.
 
 Rows are taken less one of them before anything is squared, which is exact for near
 values: a large mean with a small deviation costs no digits.
 """
 
+from collections.abc import Iterable
 from functools import reduce
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ class Views:
         if scratch is None:
             # With the first view among them, for autograd: it adds nothing.
             apart = groups - first
-            drift, squares = apart.sum(0), [_squares(apart)]
+            drift, squares = apart.sum(0), [sum_of_squares(apart)]
             sums = torch.add(drift, first - first[:1], alpha=self.num_views)
         else:
             drift, squares = self._apart(groups, scratch)
@@ -73,7 +75,11 @@ class Views:
             sums = torch.add(drift, away, alpha=self.num_views, out=away)
         total = sums.sum(0)
         sums.sub_(total, alpha=1 / self.images)
-        parts = [reduce(torch.add, squares), _squares(drift), _squares(sums)]
+        parts = [
+            reduce(torch.add, squares),
+            sum_of_squares(drift),
+            sum_of_squares(sums),
+        ]
         return parts, total / self.rows if self.centred else None
 
     def combine(self, parts: Tensor) -> Tensor:
@@ -107,24 +113,45 @@ class Views:
             out: `[N, d]`, where it is made: no other memory of that size is needed.
             scratch: of the layer's blocks.
         """
-        together, within, about, of_total = factors
-        first = self._views(rows)[0]
+        groups, places = self._views(rows), self._views(out)
+        first, apart = groups[0], self._some(places[1:])
         drift = scratch("drift", first)
-        for number, (views, place) in enumerate(self._pieces(rows, out)):
-            torch.sub(views, first, out=place)
-            _add_up(place, drift, number)
+        for number, views in enumerate(self._some(groups[1:])):
+            torch.sub(views, first, out=apart[number])
+            _add_up(apart[number], drift, number)
+        common = self._common(first, drift, factors, of_mean, scratch)
+        if incoming is None:
+            places[0].copy_(common)
+            added: Iterable[Tensor | None] = repeat(None, len(apart))
+        else:
+            network = self._views(incoming)
+            torch.add(common, network[0], out=places[0])
+            added = self._some(network[1:])
+        for place, other in zip(apart, added, strict=True):
+            torch.addcmul(common, place, factors[0], value=2, out=place)
+            if other is not None:
+                place += other
+
+    def _common(
+        self,
+        first: Tensor,
+        drift: Tensor,
+        factors: tuple[Tensor, ...],
+        of_mean: Tensor | None,
+        scratch: Scratch,
+    ) -> Tensor:
+        """What the gradients `[B, d]` of all views of an image have in common.
+
+        That of the first view, which is apart from itself by nothing, has nothing else.
+        """
+        _, within, about, of_total = factors
         away = torch.sub(first, first[:1], out=scratch("away", first))
         total = torch.add(drift.sum(0), away.sum(0), alpha=self.num_views)
         offset = total.mul_(of_total)
         if of_mean is not None:
             offset.add_(of_mean, alpha=1 / self.rows)
-        # What all views of an image have in common.
         common = torch.addcmul(offset, away, about, value=2, out=away)
-        common.addcmul_(drift, within, value=-2 / self.num_views)
-        for place, other in self._pieces(out, out if incoming is None else incoming):
-            torch.addcmul(common, place, together, value=2, out=place)
-            if incoming is not None:
-                place += other
+        return common.addcmul_(drift, within, value=-2 / self.num_views)
 
     def _apart(self, groups: Tensor, scratch: Scratch) -> tuple[Tensor, list[Tensor]]:
         """Sums `[B, d]` over the views less the first of their image; their squares."""
@@ -134,7 +161,7 @@ class Views:
             alone = number == 0 and len(views) == 1
             apart = drift[None] if alone else scratch("apart", views)
             torch.sub(views, first, out=apart)
-            squares.append(_squares(apart))
+            squares.append(sum_of_squares(apart))
             if not alone:
                 _add_up(apart, drift, number)
         return drift, squares
@@ -142,11 +169,6 @@ class Views:
     def _views(self, rows: Tensor) -> Tensor:
         """`[M, B, ...]` of `[N, ...]`."""
         return rows.view(self.num_views, self.images, *rows.shape[1:])
-
-    def _pieces(self, *rows: Tensor) -> list[tuple[Tensor, ...]]:
-        """Each of the `[N, d]` as `[k, B, d]`, piece by piece."""
-        pieces = (self._some(self._views(each)) for each in rows)
-        return list(zip(*pieces, strict=True))
 
     def _some(self, views: Tensor) -> tuple[Tensor, ...]:
         """`[m, B, d]` as `[k, B, d]` that are taken at once.
@@ -156,74 +178,6 @@ class Views:
         """
         enough = views.device.type == "cpu" and views[:1].numel() >= _ENOUGH
         return torch.split(views, 1 if enough else max(len(views), 1))
-
-
-class Classes:
-    """Groups of rows that share a label; the labels are never read on the host.
-
-    The squares within groups are weighted by rows, hence there is nothing to divide
-    them by.
-
-    Attributes:
-        degrees: as in `Views`.
-        pairs: 1.
-        centred: False.
-    """
-
-    pairs, centred = 1, False
-
-    def __init__(self, labels: Tensor, correction: int) -> None:
-        self.degrees = max(labels.shape[0] - correction, 1)
-        order = labels.argsort(stable=True)
-        ordered = labels[order]
-        starts = torch.ones_like(order)
-        starts[1:] = ordered[1:] != ordered[:-1]
-        self._group = torch.empty_like(order).scatter_(0, order, starts.cumsum(0) - 1)
-        zeros = torch.zeros(labels.shape, device=labels.device, dtype=torch.float64)
-        counts = zeros.index_add(0, self._group, torch.ones_like(zeros))
-        self._counts = counts.clamp(min=1)[:, None]
-        pairs = (counts - correction)[self._group]
-        groups = (counts > correction).sum().clamp(min=1)
-        self._weight = torch.where(pairs > 0, 1 / (pairs * groups), 0.0)[:, None]
-
-    def _deviations(self, rows: Tensor) -> Tensor:
-        sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
-        return rows - (sums / self._counts.to(rows.dtype))[self._group]
-
-    def parts(
-        self, rows: Tensor, scratch: Scratch | None = None
-    ) -> tuple[list[Tensor], None]:
-        """Weighted squares within groups and squares about the mean; no mean."""
-        rows = (rows - rows[:1].detach()).flatten(1)
-        within = self._deviations(rows).square() * self._weight.to(rows.dtype)
-        return [within.sum(), _squares(rows - rows.mean(0))], None
-
-    def combine(self, parts: Tensor) -> Tensor:
-        """Squares within groups and about the mean of all rows `[2]`: the parts."""
-        return parts
-
-    def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
-        """As in `Views`."""
-        return (2 * of_sums).unbind()
-
-    def gradient(
-        self,
-        rows: Tensor,
-        factors: tuple[Tensor, ...],
-        of_mean: Tensor | None,
-        incoming: Tensor | None,
-        out: Tensor,
-        scratch: Scratch,
-    ) -> None:
-        """As in `Views`."""
-        assert of_mean is None
-        within, about_mean = factors
-        rows = rows - rows[:1]
-        weight = within * self._weight.to(rows.dtype)
-        about = (rows - rows.mean(0)).mul_(about_mean)
-        torch.addcmul(about, self._deviations(rows), weight, out=out)
-        if incoming is not None:
-            out += incoming
 
 
 def _add_up(values: Tensor, out: Tensor, number: int) -> None:
@@ -236,8 +190,9 @@ def _add_up(values: Tensor, out: Tensor, number: int) -> None:
         torch.sum(values, 0, out=out)
 
 
-def _squares(values: Tensor) -> Tensor:
+def sum_of_squares(values: Tensor) -> Tensor:
+    """Of all values, on the CPU and on accelerators without a temporary."""
     if torch.compiler.is_compiling():
         return values.square().sum()
     values = values.reshape(-1)
-    return torch.dot(values, values)  # without a temporary
+    return torch.dot(values, values)

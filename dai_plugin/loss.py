@@ -15,7 +15,8 @@ in O(N * D) time, from a few sums of squares a layer, without a matrix of distan
 import torch
 from torch import Tensor
 
-from dai_plugin.groups import Classes, Views
+from dai_plugin.classes import Classes
+from dai_plugin.groups import Views
 from dai_plugin.variance import tap
 
 

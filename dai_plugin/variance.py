@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dai_plugin.groups import Classes, Scratch, Views
+from dai_plugin.classes import Classes
+from dai_plugin.groups import Scratch, Views
 
 # Elements a block of columns holds: on a CPU it should stay in the cache, while on an
 # accelerator every further block costs launches.
