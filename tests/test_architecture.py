@@ -15,6 +15,7 @@ ORDER = [
     "normalization",
     "views",
     "groups",
+    "classes",
     "variance",
     "loss",
     "ranks",
