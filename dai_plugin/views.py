@@ -149,7 +149,11 @@ def colour(
     gain = parameters["contrast"].view(shape)
     shift = parameters["brightness"].view(shape) / std
     centre = images.mean((3, 4), keepdim=True)
-    return torch.addcmul(centre * (1 - gain) + shift, images, gain, out=out)
+    # Not addcmul, which is not vectorized on a CPU with two numbers an image. Half
+    # precision is not rounded in between.
+    place = out if out.dtype == images.dtype else None
+    scaled = torch.mul(images, gain, out=place)
+    return torch.add(scaled, centre * (1 - gain) + shift, out=out)
 
 
 def clip(images: Tensor, normalization: Normalization) -> Tensor:
