@@ -171,12 +171,14 @@ class Scheme:
         """
         p, centre_x, centre_y = parameters, (width - 1) / 2, (height - 1) / 2
         turned, zero = p["rotation"] + p["shear"], torch.zeros_like(p["flip"])
-        a = p["flip"] * p["zoom_x"] * torch.cos(p["rotation"])
-        b = -p["zoom_y"] * torch.sin(turned)
-        c = p["flip"] * p["zoom_x"] * torch.sin(p["rotation"])
-        d = p["zoom_y"] * torch.cos(turned)
-        x = p["shift_x"] * width + centre_x - a * centre_x - b * centre_y
-        y = p["shift_y"] * height + centre_y - c * centre_x - d * centre_y
+        zoom = p["flip"] * p["zoom_x"]
+        a, c = zoom * torch.cos(p["rotation"]), zoom * torch.sin(p["rotation"])
+        b, d = -p["zoom_y"] * torch.sin(turned), p["zoom_y"] * torch.cos(turned)
+        # The centre stays where it is, but for the translation.
+        x = p["shift_x"] * width + centre_x
+        x = x.sub_(a, alpha=centre_x).sub_(b, alpha=centre_y)
+        y = p["shift_y"] * height + centre_y
+        y = y.sub_(c, alpha=centre_x).sub_(d, alpha=centre_y)
         entries = (a, b, x, c, d, y, zero, zero, zero + 1)
         return torch.stack(entries, 1).view(-1, 3, 3)
 

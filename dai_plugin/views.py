@@ -174,14 +174,14 @@ def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     Positions are complex numbers x + i y, so that one addition writes both coordinates.
     """
     a, b, x, c, d, y = matrices[..., :2, :].flatten(-2).float().unbind(-1)
-    scale = 1 / (a * d - b * c)
+    scale = torch.addcmul(a * d, b, c, value=-1).reciprocal_()
     # align_corners=False: pixel p lies at (2 p + 1) / size - 1.
     unit_x, unit_y = 2 / width * scale, 2 / height * scale
     across = torch.complex(d * unit_x, -c * unit_y)[..., None, None]
     down = torch.complex(-b * unit_x, a * unit_y)[..., None, None]
     origin = torch.complex(
-        (b * y - d * x) * unit_x + (1 / width - 1),
-        (c * x - a * y) * unit_y + (1 / height - 1),
+        torch.addcmul(b * y, d, x, value=-1) * unit_x + (1 / width - 1),
+        torch.addcmul(c * x, a, y, value=-1) * unit_y + (1 / height - 1),
     )[..., None, None]
     columns = torch.arange(width, device=a.device, dtype=torch.float32)
     lines = torch.arange(height, device=a.device, dtype=torch.float32)[:, None]
