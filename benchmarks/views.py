@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="benchmarks/results", type=Path)
-    parser.add_argument("--rounds", default=15, type=int)
+    parser.add_argument("--rounds", default=31, type=int)
     parser.add_argument("--sides", default=[32, 224], nargs="+", type=int)
     parser.add_argument("--rows", default=[128, 32], nargs="+", type=int)
     parser.add_argument("--no-compile", action="store_true")
