@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import timing
@@ -59,11 +60,12 @@ def networks(device: torch.device) -> dict[str, tuple[Setting, list[str]]]:
 
 
 def case(
-    name: str, setting: Setting, arms: list[str], rounds: int, steps: int, memory: bool
+    name: str, setting: Setting, arms: list[str], rounds: int, memory: bool
 ) -> dict:
     """Seconds of every arm, saved tensors, and peak memory of fresh processes."""
     built = {arm: ARMS[arm](setting) for arm in arms}
     saved = {arm: saved_mib(built[arm]) for arm in PAIR if memory}
+    steps = block(built["plain"], setting.device)
     seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=3)
     rows = setting.images * setting.views
     plain = statistics.median(seconds["plain"])
@@ -79,6 +81,16 @@ def case(
         "saved_mib": saved,
         "peak_mib": {arm: peak(name, arm, setting) for arm in PAIR if memory},
     }
+
+
+def block(step: Step, device: torch.device) -> int:
+    """Steps that take about a second."""
+    if device.type != "cpu":
+        return 20
+    step()
+    start = time.perf_counter()
+    step()
+    return max(round(1 / (time.perf_counter() - start)), 1)
 
 
 def peak(name: str, arm: str, setting: Setting) -> float:
@@ -124,8 +136,6 @@ def main() -> None:
     for name, (setting, arms) in chosen.items():
         if args.only and name not in args.only:
             continue
-        # Blocks of about a second on an accelerator; a step lasts that long on a CPU.
-        steps = 1 if device.type == "cpu" else 20
         variants = [(name, setting, arms)]
         if not args.no_compile:
             fast = dataclasses.replace(setting, compiled=True)
@@ -135,7 +145,7 @@ def main() -> None:
             variants.append((f"{name}, captured", graph, PAIR))
         for title, variant, few in variants:
             memory = variant is setting and not args.no_memory
-            cases.append(case(title, variant, few, args.rounds, steps, memory))
+            cases.append(case(title, variant, few, args.rounds, memory))
             timing.write(args.output, "overhead", device, cases)
         print(f"{name}: done", flush=True)
 
