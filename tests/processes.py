@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -40,3 +41,8 @@ def _worker(function, world_size, folder, args, rank):
         dist.barrier()
     finally:
         dist.destroy_process_group()
+    # The result is written. Threads that torch or gloo still run have aborted a process
+    # on its way out ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
