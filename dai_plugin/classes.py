@@ -46,18 +46,15 @@ class Classes:
         within = self._deviations(rows).square() * self._weight.to(rows.dtype)
         return [within.sum(), sum_of_squares(rows - rows.mean(0))], None
 
-    def combine(self, parts: Tensor) -> Tensor:
-        """Squares within groups and about the mean of all rows `[2]`: the parts."""
-        return parts
-
-    def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
-        """As in `Views`."""
-        return (2 * of_sums).unbind()
+    def combine(self, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Squares within groups and about the mean `[...]`: the parts `[..., 2]`."""
+        within, about_mean = parts.unbind(-1)
+        return within, about_mean
 
     def gradient(
         self,
         rows: Tensor,
-        factors: tuple[Tensor, ...],
+        factors: Tensor,
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
@@ -65,7 +62,7 @@ class Classes:
     ) -> None:
         """As in `Views`."""
         assert of_mean is None
-        within, about_mean = factors
+        within, about_mean = factors.unbind()
         rows = rows - rows[:1]
         weight = within * self._weight.to(rows.dtype)
         about = (rows - rows.mean(0)).mul_(about_mean)

@@ -55,49 +55,49 @@ class Views:
     def parts(
         self, rows: Tensor, scratch: Scratch | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Three sums of squares, and if wanted the mean `[d]` of rows less the first.
+        """Four sums of squares, and if wanted the mean `[d]` of rows less the first.
 
-        The squares are those of views about the first view of their image, of the sum
-        of these over the views, and of the sums over the views about their mean. The
-        first view stands near the mean of its group, so that next to no digits are lost
-        when `combine` carries its squares over to the mean.
+        The squares are those of views about the first view of their image, of the sums
+        of these over the views, of the sums over the views of rows less the first row,
+        and of the total of the latter. The first view stands near the mean of its
+        group, and the first row as near that of all rows as any, so that next to no
+        digits are lost when `combine` carries the squares over to the means.
+
+        Args:
+            rows: `[N, d]`; `[N, ...]` without scratch memory.
+            scratch: of the layer's blocks. Without it, plain operations that autograd
+                and the compiler follow: images are summed before features are, so that
+                all sums over the images are taken in one loop.
         """
         groups = self._views(rows)
         first = groups[0].detach()
         if scratch is None:
             # With the first view among them, for autograd: it adds nothing.
             apart = groups - first
-            drift, squares = apart.sum(0), [sum_of_squares(apart)]
+            drift = apart.sum(0)
             sums = torch.add(drift, first - first[:1], alpha=self.num_views)
+            views = (apart.square().sum(0), drift.square(), sums.square())
+            parts = [each.sum(0).sum() for each in views]
         else:
-            drift, squares = self._apart(groups, scratch)
+            drift, parts = self._apart(groups, scratch)
             away = torch.sub(first, first[:1], out=scratch("away", first))
             sums = torch.add(drift, away, alpha=self.num_views, out=away)
+            parts.append(sum_of_squares(sums))
         total = sums.sum(0)
-        sums.sub_(total, alpha=1 / self.images)
-        parts = [
-            reduce(torch.add, squares),
-            sum_of_squares(drift),
-            sum_of_squares(sums),
-        ]
+        parts.append(sum_of_squares(total))
         return parts, total / self.rows if self.centred else None
 
-    def combine(self, parts: Tensor) -> Tensor:
-        """Squares within groups and about the mean of all rows `[2]`, from `parts`."""
-        apart, drift, between = parts.unbind()
+    def combine(self, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Squares within groups and about the mean `[...]`, from parts `[..., 4]`."""
+        apart, drift, sums, total = parts.unbind(-1)
         within = torch.sub(apart, drift, alpha=1 / self.num_views)
-        about_mean = torch.add(within, between, alpha=1 / self.num_views)
-        return torch.stack([within, about_mean])
-
-    def factors(self, of_sums: Tensor) -> tuple[Tensor, ...]:
-        """What `gradient` multiplies by, from the gradient of the combined sums."""
-        within, about = of_sums.unbind()
-        return within + about, within, about, about * (-2 / self.rows)
+        between = torch.sub(sums, total, alpha=1 / self.images)
+        return within, torch.add(within, between, alpha=1 / self.num_views)
 
     def gradient(
         self,
         rows: Tensor,
-        factors: tuple[Tensor, ...],
+        factors: Tensor,
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
@@ -107,7 +107,7 @@ class Views:
 
         Args:
             rows: `[N, d]`.
-            factors: of this step.
+            factors: twice the gradient `[4]` of the parts, which `combine` gives.
             of_mean: the gradient `[d]` of the mean, if it has one.
             incoming: the gradient `[N, d]` of the network, if it has one.
             out: `[N, d]`, where it is made: no other memory of that size is needed.
@@ -115,10 +115,12 @@ class Views:
         """
         groups, places = self._views(rows), self._views(out)
         first, apart = groups[0], self._some(places[1:])
-        drift = scratch("drift", first)
+        pair = self.num_views == 2  # then there is one difference, and nothing to add
+        drift = places[1] if pair else scratch("drift", first)
         for number, views in enumerate(self._some(groups[1:])):
             torch.sub(views, first, out=apart[number])
-            _add_up(apart[number], drift, number)
+            if not pair:
+                _add_up(apart[number], drift, number)
         common = self._common(first, drift, factors, of_mean, scratch)
         if incoming is None:
             places[0].copy_(common)
@@ -128,7 +130,7 @@ class Views:
             torch.add(common, network[0], out=places[0])
             added = self._some(network[1:])
         for place, other in zip(apart, added, strict=True):
-            torch.addcmul(common, place, factors[0], value=2, out=place)
+            torch.addcmul(common, place, factors[0], out=place)
             if other is not None:
                 place += other
 
@@ -136,7 +138,7 @@ class Views:
         self,
         first: Tensor,
         drift: Tensor,
-        factors: tuple[Tensor, ...],
+        factors: Tensor,
         of_mean: Tensor | None,
         scratch: Scratch,
     ) -> Tensor:
@@ -144,17 +146,17 @@ class Views:
 
         That of the first view, which is apart from itself by nothing, has nothing else.
         """
-        _, within, about, of_total = factors
+        _, of_drift, of_sums, of_total = factors.unbind()
         away = torch.sub(first, first[:1], out=scratch("away", first))
         total = torch.add(drift.sum(0), away.sum(0), alpha=self.num_views)
         offset = total.mul_(of_total)
         if of_mean is not None:
             offset.add_(of_mean, alpha=1 / self.rows)
-        common = torch.addcmul(offset, away, about, value=2, out=away)
-        return common.addcmul_(drift, within, value=-2 / self.num_views)
+        common = torch.addcmul(offset, away, of_sums, value=self.num_views, out=away)
+        return common.addcmul_(drift, of_drift + of_sums)
 
     def _apart(self, groups: Tensor, scratch: Scratch) -> tuple[Tensor, list[Tensor]]:
-        """Sums `[B, d]` over the views less the first of their image; their squares."""
+        """Sums `[B, d]` over the views less the first of their image; two squares."""
         first = groups[0]
         drift, squares = scratch("drift", first), []
         for number, views in enumerate(self._some(groups[1:])):
@@ -164,7 +166,8 @@ class Views:
             squares.append(sum_of_squares(apart))
             if not alone:
                 _add_up(apart, drift, number)
-        return drift, squares
+        of_drift = squares[0] if self.num_views == 2 else sum_of_squares(drift)
+        return drift, [reduce(torch.add, squares), of_drift]
 
     def _views(self, rows: Tensor) -> Tensor:
         """`[M, B, ...]` of `[N, ...]`."""

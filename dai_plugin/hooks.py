@@ -112,7 +112,7 @@ class LayerHooks:
             RuntimeError: a chosen layer did not fire.
         """
         self.armed = False
-        silent = [name for name in self.names if name not in self._sums]
+        silent = [name for name in self.names if name not in self._parts]
         if silent:
             self.clear()
             raise RuntimeError(
@@ -127,12 +127,12 @@ class LayerHooks:
     @property
     def fired(self) -> list[str]:
         """The calls in their order: a layer's second is "name:1", and so on."""
-        return list(self._sums)
+        return list(self._parts)
 
     def losses(self) -> Tensor:
         """The invariance losses `[calls]` of the forward that ended."""
-        sums = list(self._sums.values())
-        stacked = torch.stack([each.to(sums[-1].device) for each in sums])
+        parts = list(self._parts.values())
+        stacked = torch.stack([each.to(parts[-1].device) for each in parts])
         if not self._groups.centred:
             return variance_ratio(stacked, self._groups)
         sizes = {name: len(centre) for name, centre in self._centres.items()}
@@ -167,7 +167,7 @@ class LayerHooks:
     def drop(self, names: Iterable[str]) -> None:
         """Leaves layers out from now on."""
         for key in names:
-            self._sums.pop(key, None)
+            self._parts.pop(key, None)
             self._centres.pop(key, None)
             self._watched.pop(key, None)
             self._activations.pop(key, None)
@@ -187,7 +187,7 @@ class LayerHooks:
     def clear(self) -> None:
         """Forgets the step: sums, and whatever is held of its activations."""
         self.armed = False
-        self._sums: dict[str, Tensor] = {}
+        self._parts: dict[str, Tensor] = {}
         self._centres: dict[str, Tensor] = {}
         self._watched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._activations: dict[str, Tensor] = {}
@@ -249,7 +249,7 @@ class LayerHooks:
                 "invariance loss is reported but trains nothing",
                 name,
             )
-        alias, self._sums[key], centre = self._tap(
+        alias, self._parts[key], centre = self._tap(
             activation, self._groups, self._graph
         )
         if centre is not None:
@@ -267,7 +267,7 @@ class LayerHooks:
             return tap(activation, groups)
 
     def _key(self, name: str) -> str:
-        calls = sum(key.split(":")[0] == name for key in self._sums)
+        calls = sum(key.split(":")[0] == name for key in self._parts)
         return f"{name}:{calls}" if calls else name
 
 

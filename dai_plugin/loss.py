@@ -96,9 +96,9 @@ def class_invariance_loss(
     return variance_ratio(tap(activations, groups)[1], groups)
 
 
-def variance_ratio(sums: Tensor, groups: Views | Classes) -> Tensor:
-    """The losses `[...]` of layers with the sums `[..., 2]` of `tap`."""
-    within, squares = sums.unbind(-1)
+def variance_ratio(parts: Tensor, groups: Views | Classes) -> Tensor:
+    """The losses `[...]` of layers with the parts `[..., P]` that `tap` gives."""
+    within, squares = groups.combine(parts)
     return divide(within / groups.pairs, squares, groups.degrees)
 
 

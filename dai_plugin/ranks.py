@@ -54,19 +54,19 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     return found
 
 
-def global_losses(sums: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
+def global_losses(parts: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
     """Losses `[L]` of the global batch, the same on every rank.
 
     Args:
-        sums: `[L, 2]` of this rank, as `tap` gives them.
+        parts: `[L, P]` of this rank, as `tap` gives them.
         centres: mean `[D]` of this rank's rows, layer by layer.
         groups: of this rank.
     """
     layers = len(centres)
-    within, squares = sums.unbind(-1)
-    centre = torch.cat([each.to(sums.device, sums.dtype) for each in centres])
+    within, squares = groups.combine(parts)
+    centre = torch.cat([each.to(parts.device, parts.dtype) for each in centres])
     # Filled on the device: a copy from the host would wait for it.
-    counts = [sums.new_full((1,), count) for count in (groups.rows, groups.pairs)]
+    counts = [parts.new_full((1,), count) for count in (groups.rows, groups.pairs)]
     first = torch.cat([*counts, within.detach(), groups.rows * centre.detach()])
     dist.all_reduce(first)
     rows, pairs = first[:2]

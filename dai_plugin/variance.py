@@ -37,9 +37,9 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
 
     Returns:
         An alias of the activations (themselves where that cannot be), the sums of
-        squares within groups and about the mean `[2]`, and, if `groups.centred`, the
-        mean of all rows `[D]`. Sums and mean are float64 for float64 activations, else
-        float32, and differentiable once.
+        squares `[P]` that `groups.combine` takes, and, if `groups.centred`, the mean of
+        all rows `[D]`. They are float64 for float64 activations, else float32, and
+        differentiable once, the sums by way of `combine`.
     """
     order = _feature_order(activations)
     if torch.compiler.is_compiling():
@@ -50,7 +50,7 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
             rows = activations.to(_statistics_dtype(activations))
             parts, mean = groups.parts(rows)
             centre = None if mean is None else (mean + rows[0].detach()).flatten()
-            return activations, groups.combine(torch.stack(parts)), centre
+            return activations, torch.stack(parts), centre
     alias, sums, centre = _Tap.apply(activations, groups, order)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
@@ -103,7 +103,7 @@ class _Tap(torch.autograd.Function):
 def _statistics(
     activations: Tensor, groups: Views | Classes, order: list[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """The combined sums `[2]`, and the mean of all rows if it is wanted."""
+    """The sums `[P]`, and the mean of all rows if it is wanted."""
     parts, means, scratch = [], [], Scratch()
     for block in _blocks(as_rows(activations, order)):
         rows = block.to(_statistics_dtype(activations))
@@ -111,7 +111,7 @@ def _statistics(
         parts.append(torch.stack(squares))
         if mean is not None:
             means.append(mean + rows[0])
-    sums = groups.combine(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+    sums = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
     if not means:
         return sums, None
     # Not in storage order, which other processes may not share.
@@ -129,7 +129,7 @@ def _gradient(
     """The network's gradient plus that of the sums and of the mean."""
     rows, dtype = as_rows(activations, order), _statistics_dtype(activations)
     out = activations.new_empty(rows.shape)
-    blocks, factors, scratch = _blocks(rows), groups.factors(of_sums), Scratch()
+    blocks, factors, scratch = _blocks(rows), 2 * of_sums, Scratch()
     if incoming is not None:
         incoming = as_rows(incoming, order)
     if of_centre is not None:
