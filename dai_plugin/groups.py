@@ -160,11 +160,11 @@ class Views:
         first = groups[0]
         drift, squares = scratch("drift", first), []
         for number, views in enumerate(self._some(groups[1:])):
-            alone = number == 0 and len(views) == 1
-            apart = drift[None] if alone else scratch("apart", views)
+            starts = number == 0 and views.dim() == drift.dim()
+            apart = drift if starts else scratch("apart", views)
             torch.sub(views, first, out=apart)
             squares.append(sum_of_squares(apart))
-            if not alone:
+            if not starts:
                 _add_up(apart, drift, number)
         of_drift = squares[0] if self.num_views == 2 else sum_of_squares(drift)
         return drift, [reduce(torch.add, squares), of_drift]
@@ -174,23 +174,23 @@ class Views:
         return rows.view(self.num_views, self.images, *rows.shape[1:])
 
     def _some(self, views: Tensor) -> tuple[Tensor, ...]:
-        """`[m, B, d]` as `[k, B, d]` that are taken at once.
+        """`[m, B, d]` as what is taken at once: everything, or single views `[B, d]`.
 
-        One by one on a CPU if that is work enough: operations are split by images then,
-        so that each thread goes on with what it made itself.
+        Single views on a CPU if that is work enough: operations are split by images
+        then, so that each thread goes on with what it made itself.
         """
         enough = views.device.type == "cpu" and views[:1].numel() >= _ENOUGH
-        return torch.split(views, 1 if enough else max(len(views), 1))
+        return views.unbind() if enough or len(views) == 1 else (views,)
 
 
 def _add_up(values: Tensor, out: Tensor, number: int) -> None:
-    """Adds `[k, ...]` values to what `number` pieces before them came to."""
-    if number:
-        out += values[0] if len(values) == 1 else values.sum(0)
-    elif len(values) == 1:
-        out.copy_(values[0])
-    else:
+    """Sums views, or adds a single one to what `number` views before it came to."""
+    if values.dim() > out.dim():
         torch.sum(values, 0, out=out)
+    elif number:
+        out += values
+    else:
+        out.copy_(values)
 
 
 def sum_of_squares(values: Tensor) -> Tensor:

@@ -163,9 +163,11 @@ def _without_autocast(device: str) -> AbstractContextManager[None]:
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     """`[N, D]` as `[N, d]`, as even as can be."""
     block = _BLOCK_CPU if rows.device.type == "cpu" else _BLOCK_ACCELERATOR
-    count = max(-(-rows.numel() // block), 1)
+    count = -(-rows.numel() // block)
+    if count <= 1:
+        return (rows,)
     width = -(-rows.shape[1] // (count * _ALIGNED)) * _ALIGNED
-    return torch.split(rows, max(width, _ALIGNED), 1)
+    return torch.split(rows, width, 1)
 
 
 def _statistics_dtype(activations: Tensor) -> torch.dtype:
