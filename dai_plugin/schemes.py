@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -137,20 +138,9 @@ class Scheme:
         """
         uniform = torch.rand(rows, len(_PARAMETERS), generator=generator, device=device)
         flips = torch.where(uniform[:, 0] < self.flip, -1.0, 1.0)
-        unit = dict(
-            zip(_PARAMETERS[1:], self._unit(uniform[:, 1:]).unbind(1), strict=True)
-        )
-        return {
-            "flip": flips,
-            "shift_x": unit["shift_x"] * self.translation,
-            "shift_y": unit["shift_y"] * self.translation,
-            "zoom_x": 1 + unit["zoom_x"] * self.zoom,
-            "zoom_y": 1 + unit["zoom_y"] * self.zoom,
-            "rotation": unit["rotation"] * math.radians(self.rotation),
-            "shear": unit["shear"] * self.shear,
-            "contrast": 1 + unit["contrast"] * self.contrast,
-            "brightness": unit["brightness"] * self.brightness,
-        }
+        middle, reach = _ranges(self, uniform.device)
+        drawn = torch.addcmul(middle, self._unit(uniform[:, 1:]), reach)
+        return dict(zip(_PARAMETERS, (flips, *drawn.unbind(1)), strict=True))
 
     def _unit(self, uniform: Tensor) -> Tensor:
         """Numbers in [-1, 1], distributed as the scheme says."""
@@ -195,6 +185,20 @@ class Scheme:
         units = {"rotation +-": " deg", "shear +-": " rad"}
         parts = [f"{k} {v:g}{units.get(k, '')}" for k, v in ranges.items() if v]
         return f"{', '.join(parts) or 'nothing'} ({self.distribution})"
+
+
+@cache
+def _ranges(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Middle and half width of what each parameter but the flip is drawn from, `[8]`."""
+    # Kept, because a copy from the host would wait for the device at each step.
+    s = scheme
+    reach = [s.translation, s.translation, s.zoom, s.zoom, math.radians(s.rotation),
+             s.shear, s.contrast, s.brightness]  # fmt: skip
+    middle = [0, 0, 1, 1, 0, 0, 1, 0]
+    return (
+        torch.tensor(middle, dtype=torch.float32, device=device),
+        torch.tensor(reach, dtype=torch.float32, device=device),
+    )
 
 
 _NAMED = {
