@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", default="benchmarks/results", type=Path)
     parser.add_argument("--images", default=[1280, 10240], nargs="+", type=int)
-    parser.add_argument("--rounds", default=[5, 3], nargs="+", type=int)
+    parser.add_argument("--rounds", default=[9, 5], nargs="+", type=int)
     args = parser.parse_args()
     device = torch.device(args.device)
     torch.manual_seed(0)
