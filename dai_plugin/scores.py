@@ -176,7 +176,7 @@ def _stream(
     means: dict[str, Tensor],
     draws: Transformations,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and squared distances `[B, 1 + T]` of each batch and layer.
+    """Name and squared distances `[B, 1 + T]`, in float64, of each batch and layer.
 
     The first is the distance from the mean of all images, the others those from the
     transformed versions.
@@ -191,7 +191,7 @@ def _stream(
             clean: dict[str, Tensor] = clean,
             distances: dict[str, list[Tensor]] = distances,
         ) -> None:
-            distances[name] = [_squared_distances(_rows(activation), means[name])]
+            distances[name] = [_distances(_rows(activation), means[name])]
             spoiled = name in taps.overwritten
             clean[name] = activation.clone() if spoiled else activation
 
@@ -202,7 +202,7 @@ def _stream(
             distances: dict[str, list[Tensor]] = distances,
         ) -> None:
             rows, others = _rows(activation), _rows(clean[name])
-            distances[name].append(_squared_distances(rows, others))
+            distances[name].append(_distances(rows, others))
 
         keep("input", batches.pixels(images))
         taps.run(model, images, keep)
@@ -211,7 +211,7 @@ def _stream(
             compare("input", batches.pixels(transformed))
             taps.run(model, transformed, compare)
         for name, columns in distances.items():
-            yield name, torch.stack(columns, 1)
+            yield name, torch.stack(columns, 1).double().square()
 
 
 def _scores(distances: Tensor) -> Tensor:
@@ -226,10 +226,10 @@ def _rows(activation: Tensor) -> Tensor:
     return activation.flatten(1).float()
 
 
-def _squared_distances(rows: Tensor, others: Tensor) -> Tensor:
-    """Squared distance `[n]` of each row from its counterpart, or one, in float64."""
-    norms: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
-    return norms.double().square()
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Distance `[n]` of each row from its counterpart, or from one for all."""
+    distances: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
+    return distances
 
 
 @contextmanager
