@@ -189,12 +189,19 @@ class Scheme:
 
 @cache
 def _ranges(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Middle and half width of what each parameter but the flip is drawn from, `[8]`."""
+    """Middle and half width `[8]` of what each parameter but the flip is drawn from."""
     # Kept, because a copy from the host would wait for the device at each step.
-    s = scheme
-    reach = [s.translation, s.translation, s.zoom, s.zoom, math.radians(s.rotation),
-             s.shear, s.contrast, s.brightness]  # fmt: skip
     middle = [0, 0, 1, 1, 0, 0, 1, 0]
+    reach = [
+        scheme.translation,
+        scheme.translation,
+        scheme.zoom,
+        scheme.zoom,
+        math.radians(scheme.rotation),
+        scheme.shear,
+        scheme.contrast,
+        scheme.brightness,
+    ]
     return (
         torch.tensor(middle, dtype=torch.float32, device=device),
         torch.tensor(reach, dtype=torch.float32, device=device),
