@@ -54,7 +54,7 @@ class Classes:
     def gradient(
         self,
         rows: Tensor,
-        factors: Tensor,
+        of_parts: Tensor,
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
@@ -62,7 +62,7 @@ class Classes:
     ) -> None:
         """As in `Views`."""
         assert of_mean is None
-        within, about_mean = factors.unbind()
+        within, about_mean = (2 * of_parts).unbind()
         rows = rows - rows[:1]
         weight = within * self._weight.to(rows.dtype)
         about = (rows - rows.mean(0)).mul_(about_mean)

@@ -55,19 +55,18 @@ class Views:
     def parts(
         self, rows: Tensor, scratch: Scratch | None = None
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Four sums of squares, and if wanted the mean `[d]` of rows less the first.
+        """Three sums of squares, and if wanted the mean `[d]` of rows less the first.
 
-        The squares are those of views about the first view of their image, of the sums
-        of these over the views, of the sums over the views of rows less the first row,
-        and of the total of the latter. The first view stands near the mean of its
-        group, and the first row as near that of all rows as any, so that next to no
-        digits are lost when `combine` carries the squares over to the means.
+        The squares are those of views about the first view of their image, of the sum
+        of these over the views, and of the sums over the views about their mean. The
+        first view stands near the mean of its group, so that next to no digits are lost
+        when `combine` carries its squares over to the mean.
 
         Args:
             rows: `[N, d]`; `[N, ...]` without scratch memory.
             scratch: of the layer's blocks. Without it, plain operations that autograd
                 and the compiler follow: images are summed before features are, so that
-                all sums over the images are taken in one loop.
+                sums over the images share a loop.
         """
         groups = self._views(rows)
         first = groups[0].detach()
@@ -76,28 +75,29 @@ class Views:
             apart = groups - first
             drift = apart.sum(0)
             sums = torch.add(drift, first - first[:1], alpha=self.num_views)
-            views = (apart.square().sum(0), drift.square(), sums.square())
+            total = sums.sum(0)
+            # Deviations from a mean sum to zero, hence nothing flows back through it.
+            between = torch.sub(sums, total.detach(), alpha=1 / self.images)
+            views = (apart.square().sum(0), drift.square(), between.square())
             parts = [each.sum(0).sum() for each in views]
         else:
             drift, parts = self._apart(groups, scratch)
             away = torch.sub(first, first[:1], out=scratch("away", first))
             sums = torch.add(drift, away, alpha=self.num_views, out=away)
-            parts.append(sum_of_squares(sums))
-        total = sums.sum(0)
-        parts.append(sum_of_squares(total))
+            total = sums.sum(0)
+            parts.append(sum_of_squares(sums.sub_(total, alpha=1 / self.images)))
         return parts, total / self.rows if self.centred else None
 
     def combine(self, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Squares within groups and about the mean `[...]`, from parts `[..., 4]`."""
-        apart, drift, sums, total = parts.unbind(-1)
+        """Squares within groups and about the mean `[...]`, from parts `[..., 3]`."""
+        apart, drift, between = parts.unbind(-1)
         within = torch.sub(apart, drift, alpha=1 / self.num_views)
-        between = torch.sub(sums, total, alpha=1 / self.images)
         return within, torch.add(within, between, alpha=1 / self.num_views)
 
     def gradient(
         self,
         rows: Tensor,
-        factors: Tensor,
+        of_parts: Tensor,
         of_mean: Tensor | None,
         incoming: Tensor | None,
         out: Tensor,
@@ -107,7 +107,8 @@ class Views:
 
         Args:
             rows: `[N, d]`.
-            factors: twice the gradient `[4]` of the parts, which `combine` gives.
+            of_parts: the gradient `[3]` of the parts, as it comes through `combine`: it
+                is taken for granted that it does not depend on what was subtracted.
             of_mean: the gradient `[d]` of the mean, if it has one.
             incoming: the gradient `[N, d]` of the network, if it has one.
             out: `[N, d]`, where it is made: no other memory of that size is needed.
@@ -121,7 +122,7 @@ class Views:
             torch.sub(views, first, out=apart[number])
             if not pair:
                 _add_up(apart[number], drift, number)
-        common = self._common(first, drift, factors, of_mean, scratch)
+        common = self._common(first, drift, of_parts, of_mean, scratch)
         if incoming is None:
             places[0].copy_(common)
             added: Iterable[Tensor | None] = repeat(None, len(apart))
@@ -130,7 +131,7 @@ class Views:
             torch.add(common, network[0], out=places[0])
             added = self._some(network[1:])
         for place, other in zip(apart, added, strict=True):
-            torch.addcmul(common, place, factors[0], out=place)
+            torch.addcmul(common, place, of_parts[0], value=2, out=place)
             if other is not None:
                 place += other
 
@@ -138,7 +139,7 @@ class Views:
         self,
         first: Tensor,
         drift: Tensor,
-        factors: Tensor,
+        of_parts: Tensor,
         of_mean: Tensor | None,
         scratch: Scratch,
     ) -> Tensor:
@@ -146,14 +147,15 @@ class Views:
 
         That of the first view, which is apart from itself by nothing, has nothing else.
         """
-        _, of_drift, of_sums, of_total = factors.unbind()
+        _, of_drift, of_between = of_parts.unbind()
         away = torch.sub(first, first[:1], out=scratch("away", first))
         total = torch.add(drift.sum(0), away.sum(0), alpha=self.num_views)
-        offset = total.mul_(of_total)
+        offset = total.mul_(of_between * (-2 / self.images))
         if of_mean is not None:
             offset.add_(of_mean, alpha=1 / self.rows)
-        common = torch.addcmul(offset, away, of_sums, value=self.num_views, out=away)
-        return common.addcmul_(drift, of_drift + of_sums)
+        twice = 2 * self.num_views
+        common = torch.addcmul(offset, away, of_between, value=twice, out=away)
+        return common.addcmul_(drift, of_drift + of_between, value=2)
 
     def _apart(self, groups: Tensor, scratch: Scratch) -> tuple[Tensor, list[Tensor]]:
         """Sums `[B, d]` over the views less the first of their image; two squares."""

@@ -185,7 +185,7 @@ class LayerHooks:
         return torch.stack([loss.to(losses[-1].device) for loss in losses])
 
     def clear(self) -> None:
-        """Forgets the step: sums, and whatever is held of its activations."""
+        """Forgets the step: parts, and whatever is held of its activations."""
         self.armed = False
         self._parts: dict[str, Tensor] = {}
         self._centres: dict[str, Tensor] = {}
@@ -221,7 +221,7 @@ class LayerHooks:
     def _again(self, name: str, output: Any) -> Any:
         """What activation checkpointing runs again must save what it saved before.
 
-        The sums are dropped. A forward that was not measured (a gradient in evaluation)
+        The parts are dropped. A forward that was not measured (a gradient in evaluation)
         is left alone: it is told by the mode of the network and the number of rows.
         """
         tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
@@ -262,7 +262,7 @@ class LayerHooks:
         return _replaced(output, activation, alias)
 
     def _tap(self, activation: Tensor, groups: Views, graph: bool) -> Taps:
-        """What the network goes on with, the sums of the layer, and its mean."""
+        """What the network goes on with, the parts of the layer, and its mean."""
         with torch.set_grad_enabled(graph):
             return tap(activation, groups)
 

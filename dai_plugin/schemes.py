@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -187,7 +187,7 @@ class Scheme:
         return f"{', '.join(parts) or 'nothing'} ({self.distribution})"
 
 
-@cache
+@lru_cache(maxsize=64)
 def _ranges(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
     """Middle and half width `[8]` of what each parameter but the flip is drawn from."""
     # Kept, because a copy from the host would wait for the device at each step.

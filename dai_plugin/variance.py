@@ -36,26 +36,25 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), the sums of
-        squares `[P]` that `groups.combine` takes, and, if `groups.centred`, the mean of
+        An alias of the activations (themselves where that cannot be), the parts
+        `[P]`, sums of squares that `groups.combine` takes, and, if `groups.centred`, the mean of
         all rows `[D]`. They are float64 for float64 activations, else float32, and
-        differentiable once, the sums by way of `combine`.
+        differentiable once, the parts by way of `combine`.
     """
-    order = _feature_order(activations)
     if torch.compiler.is_compiling():
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
         with torch.autocast(activations.device.type, enabled=False):
             # Not flattened: the compiler chooses the memory format of its own.
             rows = activations.to(_statistics_dtype(activations))
-            parts, mean = groups.parts(rows)
+            squares, mean = groups.parts(rows)
             centre = None if mean is None else (mean + rows[0].detach()).flatten()
-            return activations, torch.stack(parts), centre
-    alias, sums, centre = _Tap.apply(activations, groups, order)
+            return activations, torch.stack(squares), centre
+    alias, parts, centre = _Tap.apply(activations, groups)
     # Without a gradient there is nothing to add on the way back; and an alias of a view
     # would hide from autograd what happens to the memory that it views.
     aside = not alias.requires_grad or activations._is_view()
-    return activations if aside else alias, sums, centre
+    return activations if aside else alias, parts, centre
 
 
 class _Tap(torch.autograd.Function):
@@ -66,28 +65,27 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, activations: Tensor, groups: Views | Classes, order: list[int]
-    ) -> Taps:
+    def forward(ctx: Any, activations: Tensor, groups: Views | Classes) -> Taps:
+        order = _feature_order(activations)
         ctx.save_for_backward(activations)
         # Kept, because what is saved may come back in another memory format.
         ctx.groups, ctx.order = groups, order
         ctx.set_materialize_grads(False)
         with _without_autocast(activations.device.type):
-            sums, centre = _statistics(activations, groups, order)
+            parts, centre = _statistics(activations, groups, order)
         # Shares memory and version counter, so that an in-place operation on either is
         # seen, but is no view to autograd, which would forbid that operation.
-        return activations.detach(), sums, centre
+        return activations.detach(), parts, centre
 
     @staticmethod
     def backward(
         ctx: Any,
         incoming: Tensor | None,
-        of_sums: Tensor | None,
+        of_parts: Tensor | None,
         of_centre: Tensor | None,
-    ) -> tuple[Tensor | None, None, None]:
-        if of_sums is None:
-            return incoming, None, None
+    ) -> tuple[Tensor | None, None]:
+        if of_parts is None:
+            return incoming, None
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError(
                 "the invariance loss is differentiable once: its gradient has none "
@@ -95,27 +93,27 @@ class _Tap(torch.autograd.Function):
             )
         (activations,) = ctx.saved_tensors
         gradient = _gradient(
-            activations, ctx.groups, ctx.order, incoming, of_sums, of_centre
+            activations, ctx.groups, ctx.order, incoming, of_parts, of_centre
         )
-        return gradient, None, None
+        return gradient, None
 
 
 def _statistics(
     activations: Tensor, groups: Views | Classes, order: list[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """The sums `[P]`, and the mean of all rows if it is wanted."""
-    parts, means, scratch = [], [], Scratch()
+    """The parts `[P]`, and the mean of all rows if it is wanted."""
+    blocks, means, scratch = [], [], Scratch()
     for block in _blocks(as_rows(activations, order)):
         rows = block.to(_statistics_dtype(activations))
         squares, mean = groups.parts(rows, scratch)
-        parts.append(torch.stack(squares))
+        blocks.append(torch.stack(squares))
         if mean is not None:
             means.append(mean + rows[0])
-    sums = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    parts = torch.stack(blocks).sum(0) if len(blocks) > 1 else blocks[0]
     if not means:
-        return sums, None
+        return parts, None
     # Not in storage order, which other processes may not share.
-    return sums, _from_rows(torch.cat(means)[None], activations, order).flatten()
+    return parts, _from_rows(torch.cat(means)[None], activations, order).flatten()
 
 
 def _gradient(
@@ -123,13 +121,13 @@ def _gradient(
     groups: Views | Classes,
     order: list[int],
     incoming: Tensor | None,
-    of_sums: Tensor,
+    of_parts: Tensor,
     of_centre: Tensor | None,
 ) -> Tensor:
-    """The network's gradient plus that of the sums and of the mean."""
+    """The network's gradient plus that of the parts and of the mean."""
     rows, dtype = as_rows(activations, order), _statistics_dtype(activations)
     out = activations.new_empty(rows.shape)
-    blocks, factors, scratch = _blocks(rows), 2 * of_sums, Scratch()
+    blocks, scratch = _blocks(rows), Scratch()
     if incoming is not None:
         incoming = as_rows(incoming, order)
     if of_centre is not None:
@@ -143,7 +141,7 @@ def _gradient(
         made = place if place.dtype == dtype else scratch("made", wide)
         groups.gradient(
             wide,
-            factors,
+            of_parts,
             None if of_centre is None else of_centre[columns],
             None if incoming is None else incoming[:, columns],
             made,

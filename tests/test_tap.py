@@ -250,8 +250,8 @@ def test_an_outlier_in_the_first_row_costs_few_digits():
     loss, reference = invariance_loss(fast, 3), oracle.invariance_loss(slow, 3)
     loss.backward()
     reference.backward()
-    torch.testing.assert_close(loss.double(), reference, rtol=1e-5, atol=0)
-    assert (fast.grad - slow.grad).norm() / slow.grad.norm() < 1e-5
+    torch.testing.assert_close(loss.double(), reference, rtol=2e-6, atol=0)
+    assert (fast.grad - slow.grad).norm() / slow.grad.norm() < 5e-6
 
 
 @pytest.mark.parametrize("views", [1, 3])
