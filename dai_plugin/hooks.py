@@ -221,8 +221,9 @@ class LayerHooks:
     def _again(self, name: str, output: Any) -> Any:
         """What activation checkpointing runs again must save what it saved before.
 
-        The parts are dropped. A forward that was not measured (a gradient in evaluation)
-        is left alone: it is told by the mode of the network and the number of rows.
+        Its parts are dropped. A forward that was not measured (a gradient in
+        evaluation) is left alone: it is told by the mode of the network and the number
+        of rows.
         """
         tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
         for activation in tensors:

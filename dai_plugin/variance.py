@@ -36,9 +36,9 @@ def tap(activations: Tensor, groups: Views | Classes) -> Taps:
         groups: of the rows.
 
     Returns:
-        An alias of the activations (themselves where that cannot be), the parts
-        `[P]`, sums of squares that `groups.combine` takes, and, if `groups.centred`, the mean of
-        all rows `[D]`. They are float64 for float64 activations, else float32, and
+        An alias of the activations (themselves where that cannot be), the parts `[P]`,
+        sums of squares that `groups.combine` takes, and, if `groups.centred`, the mean
+        of all rows `[D]`. They are float64 for float64 activations, else float32, and
         differentiable once, the parts by way of `combine`.
     """
     if torch.compiler.is_compiling():
