@@ -8,7 +8,7 @@ import torch
 from conftest import SmallNet
 from torch import nn
 
-from dai_plugin import attach, attached
+from dai_plugin import attach, attached, invariance_loss
 
 OPTIONS = {"num_views": 2, "alpha": 0.4, "seed": 7, "mean": 0.0, "std": 1.0}
 ORDERS = ["attach, compile", "compile, attach", "attach, in place", "in place, attach"]
@@ -152,3 +152,21 @@ def test_a_layer_overwritten_in_place_is_right_in_a_graph(net, batch, backend):
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
     for ours, reference in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, reference.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_one_graph_for_any_size():
+    """With symbolic sizes and strides: the eager loss and its gradient."""
+    loss = torch.compile(
+        lambda a: invariance_loss(a, 2),
+        fullgraph=True,
+        dynamic=True,
+        backend="aot_eager",
+    )
+    for shape in ((6, 3, 4, 4), (8, 3, 5, 6)):
+        ours = torch.randn(shape, requires_grad=True)
+        twin = ours.detach().clone().requires_grad_()
+        graph, eager = loss(ours), invariance_loss(twin, 2)
+        graph.backward()
+        eager.backward()
+        torch.testing.assert_close(graph, eager)
+        torch.testing.assert_close(ours.grad, twin.grad)
