@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import dai_plugin
-from dai_plugin.normalization import Normalization
-from dai_plugin.views import expand, repeat_targets
+from dai_plugin.views.expand import expand, repeat_targets
+from dai_plugin.views.normalization import Normalization
 
 KNOWN = Normalization.given(0.0, 1.0)
 

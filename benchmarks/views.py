@@ -11,8 +11,8 @@ import timing
 import torch
 
 from dai_plugin import Scheme
-from dai_plugin.normalization import Normalization
-from dai_plugin.views import expand
+from dai_plugin.views.expand import expand
+from dai_plugin.views.normalization import Normalization
 
 KNOWN = Normalization.given(0.0, 1.0)
 

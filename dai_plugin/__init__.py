@@ -5,13 +5,13 @@ model, criterion = dai_plugin.attach(model, criterion)
 """
 
 from dai_plugin import schedules
-from dai_plugin.attachment import Attachment, attach, attached
-from dai_plugin.explicit import DataAugmentationInvariance
 from dai_plugin.layers import select_layers
-from dai_plugin.loss import class_invariance_loss, invariance_loss
-from dai_plugin.schemes import Scheme
-from dai_plugin.scores import invariance_scores
-from dai_plugin.weights import layer_weights
+from dai_plugin.losses.ratio import class_invariance_loss, invariance_loss
+from dai_plugin.losses.weights import layer_weights
+from dai_plugin.measures.scores import invariance_scores
+from dai_plugin.training.attachment import Attachment, attach, attached
+from dai_plugin.training.explicit import DataAugmentationInvariance
+from dai_plugin.views.schemes import Scheme
 
 __version__ = "0.1.0"
 __all__ = [

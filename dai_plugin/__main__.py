@@ -2,6 +2,6 @@
 
 import sys
 
-from dai_plugin.cli import main
+from dai_plugin.cli.main import main
 
 sys.exit(main())

@@ -1,7 +1,7 @@
 """What the settings of an objective may be, and what they mean for a run."""
 
-from dai_plugin import ranks
-from dai_plugin.schemes import Scheme, Transform
+from dai_plugin.losses import ranks
+from dai_plugin.views.schemes import Scheme, Transform
 
 
 def check(

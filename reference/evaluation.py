@@ -6,8 +6,8 @@ import torch
 from optimization import agree
 from run import Run
 
-from dai_plugin.batches import Transformations
-from dai_plugin.normalization import Normalization
+from dai_plugin.measures.data import Transformations
+from dai_plugin.views.normalization import Normalization
 
 
 def test(run: Run) -> dict[str, float]:

@@ -10,7 +10,7 @@ from parts import InMemory
 from sampling import EpochSampler
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dai_plugin.views import mix_seed
+from dai_plugin.views.expand import mix_seed
 
 
 class Seeded(Dataset):

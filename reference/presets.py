@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dai_plugin.normalization import Normalization
+from dai_plugin.views.normalization import Normalization
 
 
 @dataclass(frozen=True)

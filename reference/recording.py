@@ -20,7 +20,7 @@ from loaders import in_memory
 from meters import Pace
 from run import Run, images_per_update
 
-from dai_plugin.weights import spread_weights
+from dai_plugin.losses.weights import spread_weights
 
 PACKAGES = ("torch", "torchvision", "kornia", "accelerate", "dai_plugin")
 SLOW = 0.3  # share of an epoch spent waiting for images that is worth a line

@@ -145,7 +145,7 @@ def attach(
 ) -> dai_plugin.Attachment:
     """The line that brings the method in; `batches` are those of an epoch."""
     warmup = args.alpha_warmup_epochs * batches  # a step is a training forward
-    scheme = dai_plugin.schemes.find_scheme(args.scheme)
+    scheme = dai_plugin.views.schemes.find_scheme(args.scheme)
     given = {"flip": args.flip, "translation": args.translation}
     given = {name: value for name, value in given.items() if value is not None}
     return dai_plugin.attach(

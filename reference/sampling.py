@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from dai_plugin.views import mix_seed
+from dai_plugin.views.expand import mix_seed
 
 
 class EpochSampler(Sampler[int]):

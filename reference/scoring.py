@@ -44,7 +44,7 @@ def _scores(run: Run) -> dict[str, Tensor]:
     count = len(test)
     # Evenly over the data set: an image folder is in the order of its classes.
     places = torch.linspace(0, count - 1, min(count, MOST)).long().tolist()
-    scheme = dai_plugin.schemes.find_scheme("halved")
+    scheme = dai_plugin.views.schemes.find_scheme("halved")
     if run.args.flip is not None:
         scheme = dataclasses.replace(scheme, flip=run.args.flip)
     return dai_plugin.invariance_scores(
@@ -59,7 +59,7 @@ def _scores(run: Run) -> dict[str, Tensor]:
 
 
 def _draw(run: Run, scores: dict[str, Tensor]) -> None:
-    from dai_plugin import report
+    from dai_plugin.report import figures as report
 
     frame = report.scores_frame(scores, run.args.model)
     if frame["score"].isna().all():

@@ -10,30 +10,31 @@ import pytest
 import dai_plugin
 
 PACKAGE = Path(dai_plugin.__file__).parent
+# Folders, and files in them, in the order in which they can be read.
 ORDER = [
-    "schemes",
-    "normalization",
-    "views",
-    "groups",
-    "classes",
-    "variance",
-    "loss",
-    "ranks",
-    "weights",
     "schedules",
     "layers",
-    "hooks",
-    "outputs",
-    "criterion",
+    "views.schemes",
+    "views.normalization",
+    "views.expand",
+    "losses.groups",
+    "losses.classes",
+    "losses.tap",
+    "losses.ratio",
+    "losses.ranks",
+    "losses.weights",
     "settings",
-    "objective",
-    "explicit",
-    "attachment",
-    "batches",
-    "scores",
-    "report",
-    "loading",
-    "cli",
+    "training.hooks",
+    "training.outputs",
+    "training.watch",
+    "training.objective",
+    "training.explicit",
+    "training.attachment",
+    "measures.data",
+    "measures.scores",
+    "report.figures",
+    "cli.loading",
+    "cli.main",
 ]
 
 
@@ -41,24 +42,48 @@ def imported(path):
     """Modules of the package that a file imports, at any depth of its code."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module.startswith("dai_plugin."):
-                yield node.module.split(".")[1]
-            elif node.module == "dai_plugin":
-                yield from (alias.name for alias in node.names)
+            parent, _, rest = node.module.partition(".")
+            if parent != "dai_plugin":
+                continue
+            if rest in ORDER:
+                yield rest
+            else:
+                inside = [f"{rest}.{alias.name}".strip(".") for alias in node.names]
+                yield from (name for name in inside if name != "__version__")
+
+
+def place(name):
+    return PACKAGE / (name.replace(".", "/") + ".py")
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_a_file_imports_only_from_files_above_it(name):
     """The order of the list is the order in which the files can be read."""
-    above = set(ORDER[: ORDER.index(name)]) - {"report"}
-    allowed = above | ({"report"} if name == "cli" else set()) | {"__version__"}
-    assert set(imported(PACKAGE / f"{name}.py")) <= allowed
+    above = {n for n in ORDER[: ORDER.index(name)] if not n.startswith("report.")}
+    drawing = {n for n in ORDER if n.startswith("report.")}
+    allowed = above | (drawing if name.startswith(("cli.", "report.")) else set())
+    assert set(imported(place(name))) <= allowed
 
 
 def test_the_list_is_complete():
-    """No file stands outside the order."""
-    files = {path.stem for path in PACKAGE.glob("*.py")}
-    assert files - {"__init__", "__main__"} == set(ORDER)
+    """No file stands outside the order, and folders are not mixed."""
+    files = {p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py")}
+    names = {".".join(p.with_suffix("").parts) for p in files}
+    assert {n for n in names if not n.split(".")[-1].startswith("__")} == set(ORDER)
+    folders = [n.split(".")[0] for n in ORDER if "." in n]
+    runs = [f for i, f in enumerate(folders) if i == 0 or folders[i - 1] != f]
+    assert len(runs) == len(set(runs))
+
+
+def test_the_readme_lists_the_same_files():
+    """The architecture section names every file, in this order."""
+    section = (PACKAGE.parent / "README.md").read_text().split("## Architecture")[1]
+    stems = [name.split(".")[-1] + ".py" for name in ORDER]
+    positions, start = [], 0
+    for stem in stems:
+        start = section.index(stem, start)
+        positions.append(start)
+    assert positions == sorted(positions)
 
 
 def test_importing_the_package_stays_light():

@@ -16,9 +16,9 @@ from torch import nn
 
 import dai_plugin
 from dai_plugin import Attachment, DataAugmentationInvariance, attach, attached
-from dai_plugin.normalization import Normalization
-from dai_plugin.schemes import Scheme
-from dai_plugin.views import expand, mix_seed
+from dai_plugin.views.expand import expand, mix_seed
+from dai_plugin.views.normalization import Normalization
+from dai_plugin.views.schemes import Scheme
 
 AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
 

@@ -12,7 +12,7 @@ import torch
 from conftest import SmallNet
 from PIL import Image
 
-from dai_plugin.cli import main
+from dai_plugin.cli.main import main
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

@@ -11,7 +11,7 @@ from test_architecture import ORDER
 from torch import nn
 
 import dai_plugin
-from dai_plugin import cli
+from dai_plugin.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

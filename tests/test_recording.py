@@ -71,7 +71,7 @@ def test_the_scores_of_the_averaged_network_are_drawn(train, tmp_path):
     scores = dai_plugin.invariance_scores(
         network,
         images,
-        scheme=dai_plugin.schemes.Scheme.halved(flip=0.0),
+        scheme=dai_plugin.views.schemes.Scheme.halved(flip=0.0),
         mean=0.5,
         std=0.5,
     )

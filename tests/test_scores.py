@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dai_plugin import Scheme, attach, invariance_scores, select_layers
-from dai_plugin.batches import Transformations
-from dai_plugin.normalization import Normalization
-from dai_plugin.views import mix_seed, transform
+from dai_plugin.measures.data import Transformations
+from dai_plugin.views.expand import mix_seed, transform
+from dai_plugin.views.normalization import Normalization
 
 PIXELS = {"mean": 0.0, "std": 1.0}
 

@@ -13,9 +13,9 @@ from dai_plugin import (
     class_invariance_loss,
     invariance_loss,
 )
-from dai_plugin.groups import Views
-from dai_plugin.loss import variance_ratio
-from dai_plugin.variance import _blocks, tap
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.ratio import variance_ratio
+from dai_plugin.losses.tap import _blocks, tap
 
 AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
 
@@ -37,7 +37,7 @@ def beside(values, groups):
 
 def test_gradcheck_of_both_outputs():
     """The alias and the sums together have the right derivative."""
-    groups = Views(3, 6, 0)
+    groups = ViewGroups(3, 6, 0)
     assert torch.autograd.gradcheck(lambda a: through_tap(a, groups), activations())
 
 
@@ -51,7 +51,7 @@ def test_the_same_gradient_as_a_loss_beside_the_network(shape, layout):
     if layout == "transposed":
         base = base.transpose(0, 1).contiguous().transpose(0, 1)
     one, other = base.clone().requires_grad_(), base.clone().requires_grad_()
-    groups = Views(3, 6, 0)
+    groups = ViewGroups(3, 6, 0)
     through_tap(one, groups).backward()
     beside(other, groups).backward()
     torch.testing.assert_close(one.grad, other.grad, rtol=1e-12, atol=1e-14)
@@ -61,7 +61,7 @@ def test_the_same_gradient_as_a_loss_beside_the_network(shape, layout):
 def test_an_expanded_gradient_is_taken():
     """Average pooling sends a gradient without memory of its own."""
     values = activations((6, 4, 3, 3))
-    groups = Views(3, 6, 0)
+    groups = ViewGroups(3, 6, 0)
     alias, sums, _ = tap(values, groups)
     (alias.mean((2, 3)).sum() + groups.combine(sums)[0]).backward()
     twin = activations((6, 4, 3, 3))
@@ -75,7 +75,7 @@ def test_half_precision_adds_in_float32(dtype):
     """The sum of both gradients is rounded once."""
     values = activations((8, 40), torch.float32).detach().to(dtype).requires_grad_()
     wide = values.detach().float().requires_grad_()
-    groups = Views(4, 8, 0)
+    groups = ViewGroups(4, 8, 0)
     through_tap(values, groups).backward()
     _, sums, _ = tap(wide, groups)
     (3 * variance_ratio(sums, groups)).backward()
@@ -89,7 +89,7 @@ def test_half_precision_adds_in_float32(dtype):
 def test_without_its_sums_the_tap_is_transparent():
     """Even a second derivative passes, for it is the network's own."""
     values = activations()
-    alias, *_ = tap(values, Views(3, 6, 0))
+    alias, *_ = tap(values, ViewGroups(3, 6, 0))
     (first,) = torch.autograd.grad(alias.pow(3).sum(), values, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), values)
     torch.testing.assert_close(second, 6 * values.detach())
@@ -143,7 +143,7 @@ def _returns(function):
 class Count(TorchDispatchMode):
     """Counts launches, and refuses operations that wait for the device.
 
-    Views of memory and new memory launch nothing.
+    ViewGroups of memory and new memory launch nothing.
     """
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
@@ -182,7 +182,7 @@ def test_a_layer_costs_few_operations(views):
     """Launches of a layer that fits one block; the ratio is taken for all at once."""
     values = activations((8, 4, 5, 5), torch.float32)
     with Count() as forward:
-        alias, sums, _ = tap(values, Views(views, 8, 0))
+        alias, sums, _ = tap(values, ViewGroups(views, 8, 0))
     incoming = [torch.ones_like(alias), sums.detach()]
     with Count() as backward:
         torch.autograd.backward([alias, sums], incoming)
@@ -197,17 +197,17 @@ def test_large_layers_are_taken_block_by_block(
     monkeypatch, dtype, views, images, enough
 ):
     """Columns in blocks of which the last is narrower, views at once or one by one."""
-    monkeypatch.setattr("dai_plugin.groups._ENOUGH", images * enough)
-    monkeypatch.setattr("dai_plugin.variance._BLOCK_CPU", views * images * 256)
-    monkeypatch.setattr("dai_plugin.variance._ALIGNED", 32)
+    monkeypatch.setattr("dai_plugin.losses.groups._ENOUGH", images * enough)
+    monkeypatch.setattr("dai_plugin.losses.tap._BLOCK_CPU", views * images * 256)
+    monkeypatch.setattr("dai_plugin.losses.tap._ALIGNED", 32)
     shape = (views * images, 3, 10, 20)
     deviation, mean = (0.01, 100.0) if dtype == torch.float32 else (1.0, 0.0)
     values = (mean + deviation * activations(shape).detach()).to(dtype)
     blocks = _blocks(values.flatten(1))
     assert [block.shape[1] for block in blocks] == [224, 224, 152]
     fast, slow = values.clone().requires_grad_(), values.double().requires_grad_()
-    alias, sums, mean = tap(fast, Views(views, views * images, 0, centred=True))
-    loss = variance_ratio(sums, Views(views, views * images, 0))
+    alias, sums, mean = tap(fast, ViewGroups(views, views * images, 0, centred=True))
+    loss = variance_ratio(sums, ViewGroups(views, views * images, 0))
     reference = oracle.invariance_loss(slow, views)
     weights = torch.linspace(-1, 1, 600, dtype=torch.float64)
     others = torch.linspace(-1, 1, values.numel(), dtype=torch.float64).view(shape)
@@ -269,7 +269,7 @@ def test_views_that_agree_have_no_gradient(views):
 
 def test_classes_are_taken_block_by_block(monkeypatch):
     """The class-wise loss of several blocks is that of all columns."""
-    monkeypatch.setattr("dai_plugin.variance._BLOCK_CPU", 6 * 256)
+    monkeypatch.setattr("dai_plugin.losses.tap._BLOCK_CPU", 6 * 256)
     values, labels = activations((6, 700)), torch.tensor([0, 0, 1, 1, 1, 2])
     assert len(_blocks(values)) == 3
     slow = values.detach().clone().requires_grad_()
@@ -285,7 +285,7 @@ def test_saved_tensors_may_come_back_in_another_memory_format():
     """As `save_on_cpu` packs them; the mean's gradient, which sync=True uses, too."""
     base = activations((6, 4, 5, 3)).detach()
     base = base.to(memory_format=torch.channels_last)
-    grads, groups = [], Views(3, 6, 0, centred=True)
+    grads, groups = [], ViewGroups(3, 6, 0, centred=True)
     for pack in (lambda t: t, lambda t: t.contiguous()):
         values = base.clone().requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):

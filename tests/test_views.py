@@ -10,9 +10,9 @@ from kornia.geometry.transform import warp_affine
 from torchvision.transforms import v2
 
 from dai_plugin import Scheme
-from dai_plugin.normalization import PRESETS, Normalization, from_batch
-from dai_plugin.schemes import find_scheme
-from dai_plugin.views import expand, repeat_targets, transform, warp
+from dai_plugin.views.expand import expand, repeat_targets, transform, warp
+from dai_plugin.views.normalization import PRESETS, Normalization, from_batch
+from dai_plugin.views.schemes import find_scheme
 
 PIXELS = Normalization()
 STILL = Scheme(0, 0, 0, 0, 0, 0, 0)

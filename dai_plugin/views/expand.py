@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dai_plugin.normalization import Normalization
-from dai_plugin.schemes import Parameters, Scheme, Transform
+from dai_plugin.views.normalization import Normalization
+from dai_plugin.views.schemes import Parameters, Scheme, Transform
 
 _MASK = 2**64 - 1
 

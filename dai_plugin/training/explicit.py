@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dai_plugin.hooks import Hook
-from dai_plugin.objective import Objective
-from dai_plugin.views import repeat_targets
+from dai_plugin.training.hooks import Hook
+from dai_plugin.training.objective import Objective
+from dai_plugin.views.expand import repeat_targets
 
 
 class DataAugmentationInvariance(Objective):

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.groups import Views
 from dai_plugin.layers import resolve
-from dai_plugin.loss import class_invariance_loss, variance_ratio
-from dai_plugin.ranks import check_same_layers, global_losses, world_size
-from dai_plugin.variance import Taps, tap
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.ranks import check_same_layers, global_losses, world_size
+from dai_plugin.losses.ratio import class_invariance_loss, variance_ratio
+from dai_plugin.losses.tap import Taps, tap
 
 logger = logging.getLogger("dai_plugin")
 
@@ -84,10 +84,10 @@ class LayerHooks:
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
         self.armed = False
         self._graph = True
-        self.rows, self._groups = 1, Views(1, 1, correction)
+        self.rows, self._groups = 1, ViewGroups(1, 1, correction)
         self._warned: set[str] = set()
         self._agreed: dict[str, int] = {}
-        self._measured: dict[tuple[int, bool], tuple[Views, bool]] = {}
+        self._measured: dict[tuple[int, bool], tuple[ViewGroups, bool]] = {}
         self.clear()
         self._bind()
 
@@ -101,7 +101,7 @@ class LayerHooks:
         self._bind()
         self.rows, self._graph = rows, graph
         centred = self.sync and world_size() > 1
-        self._groups = Views(num_views, rows, self.correction, centred)
+        self._groups = ViewGroups(num_views, rows, self.correction, centred)
         self._measured[rows, self.base.training] = self._groups, graph
         self.armed = True
 
@@ -262,7 +262,7 @@ class LayerHooks:
             self._watched[key] = (weakref.ref(activation), activation._version)
         return _replaced(output, activation, alias)
 
-    def _tap(self, activation: Tensor, groups: Views, graph: bool) -> Taps:
+    def _tap(self, activation: Tensor, groups: ViewGroups, graph: bool) -> Taps:
         """What the network goes on with, the parts of the layer, and its mean."""
         with torch.set_grad_enabled(graph):
             return tap(activation, groups)

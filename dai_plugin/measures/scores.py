@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dai_plugin.batches import Batches, Transformations
-from dai_plugin.hooks import find_rows
 from dai_plugin.layers import Layers, resolve, select_layers, unwrap
-from dai_plugin.normalization import Statistics
-from dai_plugin.schemes import Scheme, Transform, find_scheme
+from dai_plugin.measures.data import Batches, Transformations
+from dai_plugin.training.hooks import find_rows
+from dai_plugin.views.normalization import Statistics
+from dai_plugin.views.schemes import Scheme, Transform, find_scheme
 
 logger = logging.getLogger("dai_plugin")
 

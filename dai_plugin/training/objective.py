@@ -14,18 +14,19 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dai_plugin import ranks, settings
-from dai_plugin.hooks import LayerHooks, hooked
+from dai_plugin import settings
 from dai_plugin.layers import Layers, select_layers, unwrap
-from dai_plugin.normalization import (
+from dai_plugin.losses import ranks
+from dai_plugin.losses.weights import Law, spread_weights
+from dai_plugin.training.hooks import LayerHooks, hooked
+from dai_plugin.views.expand import FirstView, expand, mix_seed
+from dai_plugin.views.normalization import (
     Normalization,
     Statistics,
     from_batch,
     known_normalization,
 )
-from dai_plugin.schemes import Scheme, Transform, find_scheme, moves_pixels
-from dai_plugin.views import FirstView, expand, mix_seed
-from dai_plugin.weights import Law, spread_weights
+from dai_plugin.views.schemes import Scheme, Transform, find_scheme, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)

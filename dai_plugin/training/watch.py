@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dai_plugin.hooks import Hook
-from dai_plugin.outputs import Call
+from dai_plugin.training.hooks import Hook
+from dai_plugin.training.outputs import Call
 
 
 class CriterionHooks:

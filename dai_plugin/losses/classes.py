@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from dai_plugin.groups import Scratch, sum_of_squares
+from dai_plugin.losses.groups import Scratch, sum_of_squares
 
 
-class Classes:
+class ClassGroups:
     """Groups of rows that share a label; the labels are never read on the host.
 
     The squares within groups are weighted by rows, hence there is nothing to divide
     them by.
 
     Attributes:
-        degrees: as in `Views`.
+        degrees: as in `ViewGroups`.
         pairs: 1.
         centred: False.
     """
@@ -60,7 +60,7 @@ class Classes:
         out: Tensor,
         scratch: Scratch,
     ) -> None:
-        """As in `Views`."""
+        """As in `ViewGroups`."""
         assert of_mean is None
         within, about_mean = (2 * of_parts).unbind()
         rows = rows - rows[:1]

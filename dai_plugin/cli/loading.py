@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from dai_plugin.normalization import PRESETS, Normalization, from_model
+from dai_plugin.views.normalization import PRESETS, Normalization, from_model
 
 _SUFFIXES = frozenset(torchvision.datasets.folder.IMG_EXTENSIONS)
 _PREFIXES = ("module.", "_orig_mod.")

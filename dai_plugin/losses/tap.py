@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dai_plugin.classes import Classes
-from dai_plugin.groups import Scratch, Views
+from dai_plugin.losses.classes import ClassGroups
+from dai_plugin.losses.groups import Scratch, ViewGroups
 
 # Elements a block of columns holds: on a CPU it should stay in the cache, while on an
 # accelerator every further block costs launches.
@@ -28,7 +28,7 @@ _ALIGNED = 64
 Taps = tuple[Tensor, Tensor, Tensor | None]
 
 
-def tap(activations: Tensor, groups: Views | Classes) -> Taps:
+def tap(activations: Tensor, groups: ViewGroups | ClassGroups) -> Taps:
     """The activations to go on with, their sums of squares, and their mean.
 
     Args:
@@ -65,7 +65,9 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, activations: Tensor, groups: Views | Classes) -> Taps:
+    def forward(
+        ctx: Any, activations: Tensor, groups: ViewGroups | ClassGroups
+    ) -> Taps:
         order = _feature_order(activations)
         ctx.save_for_backward(activations)
         # Kept, because what is saved may come back in another memory format.
@@ -99,7 +101,7 @@ class _Tap(torch.autograd.Function):
 
 
 def _statistics(
-    activations: Tensor, groups: Views | Classes, order: list[int]
+    activations: Tensor, groups: ViewGroups | ClassGroups, order: list[int]
 ) -> tuple[Tensor, Tensor | None]:
     """The parts `[P]`, and the mean of all rows if it is wanted."""
     blocks, means, scratch = [], [], Scratch()
@@ -118,7 +120,7 @@ def _statistics(
 
 def _gradient(
     activations: Tensor,
-    groups: Views | Classes,
+    groups: ViewGroups | ClassGroups,
     order: list[int],
     incoming: Tensor | None,
     of_parts: Tensor,

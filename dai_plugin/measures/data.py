@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, RandomSampler
 
-from dai_plugin.normalization import (
+from dai_plugin.views.expand import expand, mix_seed, transform
+from dai_plugin.views.normalization import (
     Normalization,
     Statistics,
     from_batch,
     known_normalization,
 )
-from dai_plugin.schemes import Scheme, Transform
-from dai_plugin.views import expand, mix_seed, transform
+from dai_plugin.views.schemes import Scheme, Transform
 
 logger = logging.getLogger("dai_plugin")
 

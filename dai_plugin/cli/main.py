@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dai_plugin import __version__
-from dai_plugin.layers import select_layers
-from dai_plugin.loading import (
+from dai_plugin.cli.loading import (
     ImageFolders,
     Loaded,
     input_channels,
     load_model,
     parse_options,
 )
-from dai_plugin.normalization import known_normalization
-from dai_plugin.schemes import Scheme, find_scheme
-from dai_plugin.scores import activation_shapes, invariance_scores
+from dai_plugin.layers import select_layers
+from dai_plugin.measures.scores import activation_shapes, invariance_scores
+from dai_plugin.views.normalization import known_normalization
+from dai_plugin.views.schemes import Scheme, find_scheme
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +181,7 @@ def _chosen(options: argparse.Namespace) -> str | list[str]:
 
 def _report_module() -> Any:
     try:
-        from dai_plugin import report
+        from dai_plugin.report import figures as report
     except ImportError as error:
         raise RuntimeError(
             f"tables and pictures need the extra packages of `report` ({error}): "

@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dai_plugin.groups import Views
-from dai_plugin.loss import divide
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.ratio import divide
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     return found
 
 
-def global_losses(parts: Tensor, centres: list[Tensor], groups: Views) -> Tensor:
+def global_losses(parts: Tensor, centres: list[Tensor], groups: ViewGroups) -> Tensor:
     """Losses `[L]` of the global batch, the same on every rank.
 
     Args:

@@ -35,7 +35,7 @@ class Scratch:
         return kept.view(-1)[: like.numel()].view(like.shape)
 
 
-class Views:
+class ViewGroups:
     """Groups of rows that are views of one image, in view-major order.
 
     Attributes:

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.criterion import CriterionHooks, raising
-from dai_plugin.hooks import Hook, in_backward, logger
 from dai_plugin.layers import Layers, unwrap
-from dai_plugin.normalization import Statistics
-from dai_plugin.objective import NO_DATA_PARALLEL, Objective, Schedule, When
-from dai_plugin.outputs import Call, Outputs
-from dai_plugin.schemes import Scheme, Transform
-from dai_plugin.views import FirstView, repeat_targets
-from dai_plugin.weights import Law
+from dai_plugin.losses.weights import Law
+from dai_plugin.training.hooks import Hook, in_backward, logger
+from dai_plugin.training.objective import NO_DATA_PARALLEL, Objective, Schedule, When
+from dai_plugin.training.outputs import Call, Outputs
+from dai_plugin.training.watch import CriterionHooks, raising
+from dai_plugin.views.expand import FirstView, repeat_targets
+from dai_plugin.views.normalization import Statistics
+from dai_plugin.views.schemes import Scheme, Transform
 
 
 def attach(

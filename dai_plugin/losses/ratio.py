@@ -15,9 +15,9 @@ in O(N * D) time, from a few sums of squares a layer, without a matrix of distan
 import torch
 from torch import Tensor
 
-from dai_plugin.classes import Classes
-from dai_plugin.groups import Views
-from dai_plugin.variance import tap
+from dai_plugin.losses.classes import ClassGroups
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.tap import tap
 
 
 def invariance_loss(
@@ -53,7 +53,7 @@ def invariance_loss(
             f"num_views={num_views}; rows are view-major: row v * B + i is view v of "
             "image i"
         )
-    groups = Views(num_views, activations.shape[0], correction)
+    groups = ViewGroups(num_views, activations.shape[0], correction)
     return variance_ratio(tap(activations, groups)[1], groups)
 
 
@@ -92,11 +92,11 @@ def class_invariance_loss(
             f"got {labels.shape[0]} labels for {activations.shape[0]} rows; repeat the "
             "labels over the views: labels.repeat(num_views)"
         )
-    groups = Classes(labels.to(activations.device), correction)
+    groups = ClassGroups(labels.to(activations.device), correction)
     return variance_ratio(tap(activations, groups)[1], groups)
 
 
-def variance_ratio(parts: Tensor, groups: Views | Classes) -> Tensor:
+def variance_ratio(parts: Tensor, groups: ViewGroups | ClassGroups) -> Tensor:
     """The losses `[...]` of layers with the parts `[..., P]` that `tap` gives."""
     within, squares = groups.combine(parts)
     return divide(within / groups.pairs, squares, groups.degrees)

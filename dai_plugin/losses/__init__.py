@@ -1,0 +1,1 @@
+"""Rows become a number: variance ratios, closed forms, ranks, weights."""

@@ -1,0 +1,1 @@
+"""A training step: rows in, layers measured, outputs out, the objective."""
