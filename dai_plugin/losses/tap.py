@@ -8,11 +8,12 @@ half as often again, because autograd adds its gradient in passes of their own.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from dai_plugin.losses.classes import ClassGroups
 from dai_plugin.losses.groups import Scratch, ViewGroups
@@ -40,7 +41,17 @@ def tap(activations: Tensor, groups: ViewGroups | ClassGroups) -> Taps:
         sums of squares that `groups.combine` takes, and, if `groups.centred`, the mean
         of all rows `[D]`. They are float64 for float64 activations, else float32, and
         differentiable once, the parts by way of `combine`.
+
+    Raises:
+        TypeError: the activations are no real floating point numbers.
+        RuntimeError: in the backward, if the activations were overwritten in place.
     """
+    if not activations.is_floating_point():
+        raise TypeError(
+            f"activations must be real floating point, got {activations.dtype}; choose "
+            "a layer whose output is (of complex values, the one behind "
+            "torch.view_as_real or abs; integers carry no gradient)"
+        )
     if torch.compiler.is_compiling():
         # Plain operations fuse into their neighbours, and an in-place operation after
         # them is found out instead of spoiling the gradient.
@@ -55,6 +66,55 @@ def tap(activations: Tensor, groups: ViewGroups | ClassGroups) -> Taps:
     # would hide from autograd what happens to the memory that it views.
     aside = not alias.requires_grad or activations._is_view()
     return activations if aside else alias, parts, centre
+
+
+class Version:
+    """Tells whether a tensor was overwritten in place since; holds none of its memory.
+
+    Also after the tensor has gone. Of tensors that keep no version (in inference mode,
+    many subclasses) it never reports a change.
+
+    Attributes:
+        number: the version that was noted, -1 without one.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.number = -1
+        self._memory: StorageWeakRef | None = None
+        self._watch: Tensor | None = None
+        # Subclasses may refuse any of this, each with an error of its own.
+        with suppress(Exception):
+            # A detached alias shares the version counter, and goes on to do so when
+            # its data are replaced.
+            watch = tensor.detach()
+            watch.data = watch.new_empty(0)
+            # The address of a storage is not used again while a weak reference lives.
+            storage = tensor.untyped_storage()
+            self._memory = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self.number, self._watch = watch._version, watch
+
+    def changed(self) -> bool:
+        """Whether an in-place operation has written to the tensor since."""
+        return self._watch is not None and self._watch._version != self.number
+
+    def same_memory(self, other: Tensor) -> bool:
+        """Whether the other tensor lies in the memory of this one."""
+        with suppress(Exception):
+            storage = other.untyped_storage()
+            return bool(self._memory and self._memory.cdata == storage._cdata)
+        return False
+
+
+def _recomputes() -> bool:
+    """Whether what is saved now is computed again in the backward, by checkpointing.
+
+    Its hooks are not marked in public, hence their module is looked at. All other hooks
+    bring back what they were given, or a copy of it.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is None:
+        return False
+    return getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
 
 
 class _Tap(torch.autograd.Function):
@@ -72,6 +132,7 @@ class _Tap(torch.autograd.Function):
         ctx.save_for_backward(activations)
         # Kept, because what is saved may come back in another memory format.
         ctx.groups, ctx.order = groups, order
+        ctx.version, ctx.recomputes = Version(activations), _recomputes()
         ctx.set_materialize_grads(False)
         with _without_autocast(activations.device.type):
             parts, centre = _statistics(activations, groups, order)
@@ -94,10 +155,34 @@ class _Tap(torch.autograd.Function):
                 "(create_graph=True, as gradient penalties use)"
             )
         (activations,) = ctx.saved_tensors
+        _check_untouched(activations, ctx.version, ctx.recomputes)
         gradient = _gradient(
             activations, ctx.groups, ctx.order, incoming, of_parts, of_centre
         )
         return gradient, None
+
+
+def _check_untouched(saved: Tensor, version: Version, recomputed: bool) -> None:
+    """Checks that what was saved is what was measured.
+
+    Autograd does so itself only where no hooks of saved tensors are in force. A tensor
+    that checkpointing recomputed was measured at the same version as the first; unless
+    it was overwritten, whatever happens to the first afterwards does no harm. Copies,
+    such as `save_on_cpu` makes, were taken before.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    if not version.changed():
+        return
+    again = recomputed and saved._version != version.number
+    if again or version.same_memory(saved):
+        raise RuntimeError(
+            f"an activation of shape {list(saved.shape)} was overwritten in place "
+            "after it was measured (by a ReLU(inplace=True) that follows, say), which "
+            "spoils its gradient; choose the module that overwrites it instead, or the "
+            "block around both"
+        )
 
 
 def _statistics(
