@@ -1,0 +1,1 @@
+"""Random networks in random training loops, against the literal objective."""

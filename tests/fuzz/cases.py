@@ -1,0 +1,236 @@
+"""One case from its seed to its end: right, or refused with a reason that holds."""
+
+import copy
+import re
+import traceback
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin import DataAugmentationInvariance, attach, select_layers
+from fuzz import criteria
+from fuzz.literal import (
+    Seen,
+    Weights,
+    first_rows,
+    layer_losses,
+    observe,
+    task_loss,
+)
+from fuzz.loops import Call, Forward, Loop
+from fuzz.networks import pick
+from fuzz.plans import Plan, draw_plan
+from fuzz.styles import STYLES
+
+
+def run_case(seed: int) -> str:
+    """Runs the case of this seed.
+
+    Returns:
+        "right", or "refused: " and the reason in a word.
+
+    Raises:
+        AssertionError: anything else; the message reproduces it.
+    """
+    plan = draw_plan(seed)
+    try:
+        return _run(plan)
+    except Exception as error:
+        where = "".join(traceback.format_tb(error.__traceback__)[-2:])
+        raise AssertionError(
+            f"`python tests/test_fuzz.py {seed}` shows it: {type(error).__name__}: "
+            f"{error}\n{plan}\n{where}"
+        ) from error
+
+
+def _run(plan: Plan) -> str:
+    stock = copy.deepcopy(plan.net)
+    # Also the order of attach and compile is drawn.
+    model: nn.Module = plan.net
+    compile_first = plan.compiled and plan.seed % 2 == 0
+    if compile_first:
+        model = torch.compile(model, backend="aot_eager")
+    dai = None
+    try:
+        if plan.explicit:
+            dai = DataAugmentationInvariance(model, **plan.settings)
+        else:
+            dai = attach(model, plan.criterion.given, **plan.settings)
+        if plan.compiled and not compile_first:
+            model = torch.compile(model, backend="aot_eager")
+        loop = Loop(plan, model, stock, dai, verify)
+        STYLES[plan.loop](loop)
+        _check_end(loop)
+        return "right"
+    except (RuntimeError, ValueError, TypeError) as error:
+        return f"refused: {_confirmed(plan, stock, error)}"
+    finally:
+        if dai is not None:
+            dai.remove()
+            _check_removed(plan.net)
+        if plan.compiled:
+            torch._dynamo.reset()
+
+
+def verify(loop: Loop, clip: float | None) -> None:
+    """Compares a round with the literal objective: losses, gradients, outputs, stats.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    plan, total, seen = loop.plan, torch.zeros(()), None
+    tolerance = 2e-2 if plan.autocast == "bfloat16" else 1e-6
+    for forward in loop.forwards:
+        _check_rows(plan, forward)
+        with loop.autocast():
+            seen = _stock_forward(loop, forward)
+            _check_output(plan, forward, seen, tolerance)
+            for call in loop.calls:
+                if call.forward is forward:
+                    value = _literal(plan, call, seen)
+                    _close("loss", call.value, value.detach(), tolerance)
+                    total = total + call.weight * value.mean()
+    if plan.settings["layers"] == "auto":
+        assert not seen.overwritten, f"overwritten in place: {seen.overwritten}"
+    total.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(loop.stock.parameters(), clip)
+    _check_gradients(plan, loop.stock, tolerance)
+    stats = loop.dai.stats()
+    assert stats["missed"] == 0, stats
+    assert stats["criterion_calls"] == loop.reached, (stats, loop.reached)
+    settings = plan.settings
+    expected = layer_losses(seen, settings["num_views"], settings["correction"])
+    assert list(stats["layers"]) == list(expected), (stats["layers"], expected)
+    for name, value in expected.items():
+        _close(f"stats of {name}", stats["layers"][name], value, max(tolerance, 1e-5))
+
+
+def _weights(plan: Plan, step: int) -> Weights:
+    settings, law = plan.settings, plan.settings["layer_weights"]
+    schedule = settings["alpha_schedule"]
+    multiplier = 1.0 if schedule is None else schedule(step)
+    if isinstance(law, list):
+        names = select_layers(plan.net, settings["layers"])
+        law = dict(zip(names, law, strict=True))
+    return Weights(
+        multiplier * settings["alpha"],
+        multiplier * settings["beta"],
+        law,
+        settings["last_to_first"],
+        settings["num_views"],
+        settings["correction"],
+    )
+
+
+def _stock_forward(loop: Loop, forward: Forward) -> Seen:
+    net, views = loop.net, loop.plan.settings["num_views"]
+    args, kwargs = forward.batch.arguments(net, forward.rows, views)
+    names, rows = loop.dai.layers, len(forward.rows)
+    return observe(loop.stock, names, rows, args, kwargs)
+
+
+def _literal(plan: Plan, call: Call, seen: Seen) -> Tensor:
+    weights, views = _weights(plan, call.forward.step), plan.settings["num_views"]
+    if call.task is None:
+        task = pick(seen.output, "loss")
+    else:
+        task = task_loss(seen.output, views, call.task)
+    value = (1 - weights.alpha - weights.beta) * task
+    if not call.carries:
+        return value
+    summed = plan.criterion.reduction == "sum" and not plan.explicit
+    scale = len(call.labels) if summed else 1
+    return value + scale * weights.terms(seen, call.labels.repeat(views))
+
+
+def _check_rows(plan: Plan, forward: Forward) -> None:
+    images, rows = forward.batch.images, forward.rows
+    assert len(rows) == plan.settings["num_views"] * len(images), rows.shape
+    assert rows.dtype == images.dtype, rows.dtype
+    if plan.settings["first_view"] == "clean":
+        assert torch.equal(rows[: len(images)], images), "view 0 is not the batch"
+    if plan.settings["num_views"] > 1:
+        assert not torch.equal(rows[-len(images) :], images), "views are the batch"
+
+
+def _check_output(plan: Plan, forward: Forward, seen: Seen, tolerance: float) -> None:
+    views = 1 if plan.explicit else plan.settings["num_views"]
+    expected = first_rows(seen.output, views)
+    assert type(forward.returned) is type(expected), type(forward.returned)
+    pairs = zip(
+        pytree.tree_leaves(forward.returned), pytree.tree_leaves(expected), strict=True
+    )
+    for number, (got, leaf) in enumerate(pairs):
+        if not isinstance(leaf, Tensor):
+            assert got == leaf, (got, leaf)
+        elif leaf.dim():
+            assert got.shape == leaf.shape, f"output {number}: {list(got.shape)}"
+            _close(f"output {number}", got, leaf.detach(), tolerance)
+
+
+def _check_gradients(plan: Plan, stock: nn.Module, tolerance: float) -> None:
+    ours, theirs = dict(plan.net.named_parameters()), dict(stock.named_parameters())
+    grads = [p.grad for p in theirs.values() if p.grad is not None]
+    # Gradients that are 0 but for rounding have no scale of their own.
+    scale = max((g.abs().max().item() for g in grads), default=0.0)
+    for name, p in theirs.items():
+        got, expected = ours[name].grad, p.grad
+        zeros = torch.zeros_like(p)
+        got = zeros if got is None else got
+        expected = zeros if expected is None else expected
+        _close(f"gradient of {name}", got, expected, tolerance, scale)
+
+
+def _close(
+    what: str, got: Any, expected: Any, tolerance: float, scale: float = 0.0
+) -> None:
+    got, expected = torch.as_tensor(got).double(), torch.as_tensor(expected).double()
+    assert got.shape == expected.shape, f"{what}: {got.shape}, {expected.shape}"
+    allowed = tolerance * max(expected.abs().max().item(), 1e-3 * scale, 1e-12)
+    error = (got - expected).abs().max().item()
+    assert error <= allowed, f"{what}: off by {error:.3g}, allowed {allowed:.3g}"
+
+
+def _check_end(loop: Loop) -> None:
+    if "broken" not in loop.plan.loop:
+        forwards = loop.dai.stats()["forwards"]
+        assert forwards == len(loop.captured), (forwards, len(loop.captured))
+
+
+def _check_removed(net: nn.Module) -> None:
+    assert criteria.restored(), "remove() left a function exchanged"
+    for name, module in net.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        left = [h for h in hooks if "dai_plugin" in type(h).__module__]
+        assert not left, f"remove() left hooks on {name!r}: {left}"
+
+
+def _confirmed(plan: Plan, stock: nn.Module, error: Exception) -> str:
+    """The reason of a refusal in a word, if the stock network shows that it holds."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if "dai_plugin" not in frames[-1].filename:
+        raise error
+    batch, views = plan.batch(), plan.settings["num_views"]
+    rows = batch.images.repeat(views, 1, 1, 1)
+    args, kwargs = batch.arguments(plan.net, rows, views)
+    names = select_layers(stock, plan.settings["layers"])
+    seen = observe(stock.train(), names, len(rows), args, kwargs)
+    silent = set(names) - {name for name, _ in seen.fired} - seen.without_rows
+    reasons = {
+        "overwritten in place": seen.overwritten,
+        "did not fire": silent,
+        "no tensor with": seen.without_rows,
+        "without gradients": seen.without_gradient,
+    }
+    message = str(error)
+    for words, layers in reasons.items():
+        if words in message and any(name in message for name in layers):
+            return words
+    if re.search("dimension|similar", message):
+        for leaf in pytree.tree_leaves(seen.output):
+            if isinstance(leaf, Tensor) and len(rows) in leaf.shape[1:]:
+                return "rows in another dimension"
+    raise error
