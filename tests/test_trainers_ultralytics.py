@@ -64,5 +64,5 @@ def test_ultralytics_classification(trainer):
     assert losses[-1] == pytest.approx(stats["total_loss"])
     assert attached(trainer.ema.ema) is None
     saved = torch.load(trainer.last, weights_only=False)
-    assert list(saved["ema"].state_dict()) == list(trainer.model.state_dict())
-    assert attached(saved["ema"]) is None
+    assert list(saved["model"].state_dict()) == list(trainer.model.state_dict())
+    assert attached(saved["model"]) is None
