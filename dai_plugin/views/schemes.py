@@ -13,16 +13,17 @@ with the mean of each channel over the warped image, and one clip to [0, 1].
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from dai_plugin.views import pipelines
+from dai_plugin.views.pipelines import Transform as Transform
 
 Parameters = dict[str, Tensor]
-Transform = Callable[[Tensor], Tensor]
 
 _DISTRIBUTIONS = ("uniform", "normal", "extremes")
 _PARAMETERS = (
@@ -134,10 +135,24 @@ class Scheme:
         """Parameters of `rows` transformations, each a float32 tensor `[rows]`.
 
         They come from one draw of `[rows, 9]` uniform numbers, row by row: drawing 3
-        rows and then 5 from a generator gives what drawing 8 rows gives.
+        rows and then 5 from a generator gives what drawing 8 rows gives. torch's
+        default dtype and device change nothing.
+
+        Args:
+            rows: how many.
+            generator: of the random numbers; the global one if left out.
+            device: of the numbers; the generator's if left out, else the CPU.
         """
-        uniform = torch.rand(rows, len(_PARAMETERS), generator=generator, device=device)
-        flips = torch.where(uniform[:, 0] < self.flip, -1.0, 1.0)
+        if device is None:
+            device = generator.device if generator else "cpu"
+        uniform = torch.rand(
+            rows,
+            len(_PARAMETERS),
+            generator=generator,
+            dtype=torch.float32,
+            device=device,
+        )
+        flips = _sign(uniform[:, 0] >= self.flip)
         middle, reach = _ranges(self, uniform.device)
         drawn = torch.addcmul(middle, self._unit(uniform[:, 1:]), reach)
         return dict(zip(_PARAMETERS, (flips, *drawn.unbind(1)), strict=True))
@@ -148,7 +163,7 @@ class Scheme:
         if self.distribution == "uniform":
             return centred
         if self.distribution == "extremes":
-            return torch.where(centred < 0, -1.0, 1.0)
+            return _sign(centred >= 0)
         # Inverse distribution function of a normal cut at two standard deviations.
         return torch.erfinv(centred * math.erf(math.sqrt(2))) / math.sqrt(2)
 
@@ -187,6 +202,11 @@ class Scheme:
         return f"{', '.join(parts) or 'nothing'} ({self.distribution})"
 
 
+def _sign(positive: Tensor) -> Tensor:
+    """1 where true, else -1, in float32."""
+    return positive.float().mul_(2).sub_(1)
+
+
 @lru_cache(maxsize=64)
 def _ranges(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
     """Middle and half width `[8]` of what each parameter but the flip is drawn from."""
@@ -219,11 +239,12 @@ _NAMED = {
 def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
     """The scheme of that name; a `Scheme` or a callable as it is.
 
-    A `torchvision.transforms` pipeline, which draws once for a whole batch, comes back
-    as a callable that applies it image by image.
+    A pipeline that draws once for a whole batch (torchvision's, kornia's RandAugment
+    and the like) comes back as a callable that applies it image by image.
 
     Raises:
-        ValueError: no scheme has that name.
+        ValueError: no scheme has that name, or the pipeline mixes images, normalises,
+            or is told to draw once a batch.
         TypeError: neither a name, a `Scheme` nor a callable.
     """
     if isinstance(scheme, str):
@@ -241,32 +262,7 @@ def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
             "scheme must be a name, a Scheme or a callable, got "
             f"{type(scheme).__name__}"
         )
-    return ImageByImage(scheme) if draws_once_a_batch(scheme) else scheme
-
-
-# Where kornia and torchvision keep what moves pixels.
-_GEOMETRY = (
-    "kornia.augmentation._2d.geometric",
-    "kornia.augmentation._2d.mix",
-    "kornia.augmentation.auto",
-    "torchvision.transforms.v2._geometry",
-    "torchvision.transforms.v2._auto_augment",
-    "torchvision.transforms.autoaugment",
-)
-# torchvision's first version keeps everything in one file.
-_OLD = "torchvision.transforms.transforms"
-_OLD_GEOMETRY = ("Affine", "Crop", "ElasticTransform", "Flip", "Pad", "Perspective",
-                 "Resize", "Rotation")  # fmt: skip
-
-
-def draws_once_a_batch(scheme: Transform) -> bool:
-    """Whether the pipeline is torchvision's, alone or inside an `nn.Sequential`."""
-    parts: Iterable[Any] = (
-        scheme.modules() if isinstance(scheme, nn.Module) else [scheme]
-    )
-    return any(
-        type(part).__module__.startswith("torchvision.transforms") for part in parts
-    )
+    return pipelines.usable(scheme)
 
 
 def moves_pixels(scheme: Scheme | Transform) -> bool:
@@ -276,34 +272,4 @@ def moves_pixels(scheme: Scheme | Transform) -> bool:
     """
     if isinstance(scheme, Scheme):
         return scheme.geometric
-    kinds = [kind for part in _parts(scheme) for kind in type(part).__mro__]
-    return any(
-        kind.__module__.startswith(_GEOMETRY)
-        or (kind.__module__ == _OLD and kind.__name__.endswith(_OLD_GEOMETRY))
-        for kind in kinds
-    )
-
-
-def _parts(scheme: Any) -> Iterator[Any]:
-    """The pipeline, and whatever it is made of."""
-    yield scheme
-    inner = [scheme.transform] if isinstance(scheme, ImageByImage) else []
-    # torchvision's containers keep their parts in a list, which are no submodules then.
-    inner += list(getattr(scheme, "transforms", None) or [])
-    inner += list(scheme.children()) if isinstance(scheme, nn.Module) else []
-    for part in inner:
-        yield from _parts(part)
-
-
-class ImageByImage:
-    """Calls a transform on each image, so that each draws numbers of its own."""
-
-    def __init__(self, transform: Transform) -> None:
-        self.transform = transform
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Transformed `[N, C, H, W]`."""
-        return torch.stack([self.transform(image) for image in images])
-
-    def __repr__(self) -> str:
-        return f"{self.transform!r}, image by image"
+    return pipelines.moves_pixels(scheme)
