@@ -131,8 +131,10 @@ def _blocks(draw: random.Random, width: int, spare: bool) -> list[nn.Module]:
     """One to four blocks, some of them checkpointed alone or in pairs."""
     found: list[nn.Module] = []
     while len(found) < draw.randint(1, 4):
-        block = _block(draw, width, spare)
-        if draw.random() < 0.3:
+        checkpointed = draw.random() < 0.3
+        # A checkpoint keeps its inputs, which nothing may overwrite.
+        block = _block(draw, width, spare and not checkpointed)
+        if checkpointed:
             inner = [block]
             if draw.random() < 0.4:
                 inner.append(_block(draw, width, block.spare))

@@ -116,7 +116,7 @@ def broken_forward(loop: Loop) -> None:
     def interrupt(*_):
         raise Interrupted
 
-    for block in (loop.net.blocks[-1], loop.net.head, loop.net.stem):
+    for block in (loop.net.blocks[-1], loop.net.pool, loop.net.stem):
         handle = block.register_forward_pre_hook(interrupt)
         try:
             loop.call(loop.plan.batch())
