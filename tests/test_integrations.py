@@ -42,6 +42,10 @@ def test_timm_configuration_and_ema(batch):
     criterion = timm_loss.SoftTargetCrossEntropy()
     attachment = attach(net, criterion, num_views=2, alpha=0.4)
     ema = timm_utils.ModelEmaV3(net, decay=0.5)
+    mean, std = (
+        torch.tensor(net.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std")
+    )
+    images = (images - mean) / std
     soft = nn.functional.one_hot(targets, 5).float()
     criterion(net(images), soft).backward()
     ema.update(net)

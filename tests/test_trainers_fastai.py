@@ -66,22 +66,18 @@ def test_fastai_learner(net, kind, typed):
     assert attached(net).stats()["forwards"] == 6
 
 
-def test_fastai_in_place(net):
-    """With a module for a loss, one line without an assignment does."""
-    learn = learner(net, nn.CrossEntropyLoss())
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, losses.CrossEntropyLossFlat])
+def test_fastai_in_place(net, kind):
+    """One line without an assignment does; removed, it leaves the stock Learner."""
+    learn = learner(net, kind())
     attachment = attach(learn.model, learn.loss_func, **OPTIONS)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 0.05)
-    trained(attachment, 3)
-
-
-def test_fastai_forgotten_assignment_is_told(net):
-    """An object that can be called has to be assigned: the second step says so."""
-    learn = learner(net, losses.CrossEntropyLossFlat())
-    attach(learn.model, learn.loss_func, **OPTIONS)
-    told = pytest.raises(RuntimeError, match="what attach returned")
-    with learn.no_bar(), learn.no_logging(), told:
+        trained(attachment, 3)
+        attachment.remove()
         learn.fit(1, 0.05)
+    assert attachment.stats()["forwards"] == 3
+    assert type(learn.loss_func) is kind
 
 
 def test_fastai_loss_keeps_what_the_learner_reads(net):

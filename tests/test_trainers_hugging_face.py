@@ -99,12 +99,14 @@ def test_hugging_face_without_terms_is_stock_on_the_rows(tmp_path, name, accumul
     attach(net, **OPTIONS | {"alpha": 0.0, "num_views": 3})
 
     def keep(_, args, kwargs):
-        images.append(kwargs["pixel_values"].clone())
-        labels.append(kwargs["labels"].clone())
+        if torch.is_grad_enabled():  # else a look at sizes, which trains nothing
+            images.append(kwargs["pixel_values"].clone())
+            labels.append(kwargs["labels"].clone())
 
     net.register_forward_pre_hook(keep, with_kwargs=True)
     losses = run(net, tmp_path / "ours", noise(), accumulation)
     assert {len(rows) for rows in (*images, *labels)} == {6}
+    assert len(images) == attached(net).stats()["criterion_calls"] == 18
     assert attached(net).stats()["missed"] == 0
     rows, stock = Pictures(torch.cat(images), torch.cat(labels)), NETWORKS[name]()
     expected = run(stock, tmp_path / "stock", rows, accumulation, 6, epochs=1)
@@ -134,6 +136,31 @@ def test_hugging_face_accumulation_keeps_the_weight_of_the_terms(tmp_path):
         means.append(losses[0])
     assert 0 < means[0] < 1
     assert means[1] == pytest.approx(means[0], rel=0.5)
+
+
+def test_hugging_face_checkpointing_keeps_the_run(tmp_path):
+    """Blocks recomputed in the backward: the same losses, the same weights."""
+    found = []
+    for checkpointing in (False, True):
+        net = vit()
+        attachment = attach(net, **OPTIONS)
+        options = {"gradient_checkpointing": checkpointing}
+        losses = run(net, tmp_path, noise(), 1, **options)
+        trained(attachment, 18)
+        found.append((losses, [p.detach() for p in net.parameters()]))
+    (kept, weights), (recomputed, others) = found
+    assert recomputed == pytest.approx(kept, rel=1e-3, abs=1e-4)
+    for ours, theirs in zip(weights, others, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_hugging_face_tuples(tmp_path):
+    """loss=0: a model that returns tuples has its loss first."""
+    net = resnet()
+    net.config.return_dict = False
+    attachment = attach(net, loss=0, **OPTIONS)
+    losses = run(net, tmp_path, noise(), 1)
+    assert losses[-1] == pytest.approx(trained(attachment, 18)["total_loss"], abs=1e-4)
 
 
 def test_hugging_face_label_smoothing_is_told(tmp_path):
