@@ -4,6 +4,7 @@ Row order, everywhere in this package: view-major. Row `v * B + i` is view v of 
 targets follow as `targets.repeat(num_views, ...)`.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -22,6 +23,8 @@ __all__ = [
     "transform",
     "warp",
 ]
+
+logger = logging.getLogger("dai_plugin")
 
 _MASK = 2**64 - 1
 
@@ -68,6 +71,10 @@ def expand(
     follow = images.requires_grad and torch.is_grad_enabled()
     views = num_views - start
     if isinstance(scheme, Scheme):
+        if check and not (scheme.geometric or scheme.colours):
+            logger.warning(
+                "the scheme changes %s: all views of an image are the same", scheme
+            )
         generator = torch.Generator(images.device).manual_seed(seed)
         drawn = scheme.draw(
             views * images.shape[0], generator=generator, device=images.device

@@ -24,9 +24,9 @@ __all__ = [
     "plain",
 ]
 
-# How far from [0, 1] a cubic or Lanczos resampling of [0, 1] images may lie. MNIST's
-# black, which is no such image, lies at -0.424.
-_OVERSHOOT = 0.4
+# How far from [0, 1] a cubic resampling of [0, 1] images may lie, on one side alone and
+# on both (0.445 at most). MNIST's black, which is no such image, lies at -0.424.
+_OVERSHOOT, _BOTH = 0.4, 0.5
 # Normalising in half precision rounds the ends of the range.
 _ROUNDING = 0.01
 
@@ -61,7 +61,10 @@ def from_model(model: nn.Module) -> Normalization | None:
 
 def plain(values: Range) -> bool:
     """Whether images in that range are [0, 1] pixels, with an overshoot maybe."""
-    return all(low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT for low, high in values)
+    lowest, highest = ends(values)
+    both = lowest < -0.2 and highest > 1.2
+    margin = _BOTH if both else _OVERSHOOT
+    return lowest >= -margin and highest <= 1 + margin
 
 
 def channel_ranges(images: Tensor) -> list[tuple[float, float]]:

@@ -105,7 +105,8 @@ class Pixels:
         values = channel_ranges(images)
         if not all(math.isfinite(value) for pair in values for value in pair):
             return known or Normalization(source="the first batch is not finite")
-        self._values = _union(self._values, values)
+        # A first batch that was refused before is forgotten.
+        self._values = _union(self._values if self._seen else [], values)
         if known and self._fixed:
             self._question(known)
             return known

@@ -176,15 +176,16 @@ def check_dtype(images: Tensor) -> None:
     """
     if images.is_floating_point() or images.dtype == torch.uint8:
         return
-    advice = (
-        "images.float() turns them into 0 and 1"
-        if images.dtype == torch.bool
-        else "images.abs() gives floats"
-        if images.is_complex()
-        else "images.float() / highest puts them there, with the highest value that "
-        "they may have (65535 for 16 bits), images.to(torch.uint8) if that is 255"
-    )
+    if images.dtype == torch.bool:
+        advice = "images.float() turns False and True into 0 and 1"
+    elif images.is_complex():
+        advice = "torch.view_as_real(images) gives their parts, to stack as channels"
+    else:
+        advice = (
+            "images.float() / highest, where highest is the largest value that they "
+            "may have (65535 for 16 bits), or images.to(torch.uint8) where that is 255"
+        )
     raise ValueError(
-        f"images of dtype {images.dtype}: of the dtypes that are not floating point "
-        f"only uint8 is scaled to [0, 1] (by 255); convert them: {advice}"
+        f"images of dtype {images.dtype}: they must be floating point, or uint8, which "
+        f"alone is scaled to [0, 1], by 255; convert them: {advice}"
     )
