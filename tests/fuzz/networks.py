@@ -41,8 +41,9 @@ class Network(nn.Module):
         super().__init__()
         width = draw.choice([4, 6, 8])
         self.own_loss, self.classes = own_loss, classes
-        self.takes = draw.choices([[], ["labels"], ["meta"], ["labels", "meta"]],
-                                  [6, 1, 1, 1])[0]
+        self.takes = draw.choices(
+            [[], ["labels"], ["meta"], ["labels", "meta"]], [6, 1, 1, 1]
+        )[0]
         self.margin = "labels" in self.takes
         if own_loss and not self.margin:
             self.takes = ["labels", *self.takes]
@@ -63,7 +64,7 @@ class Network(nn.Module):
         packings = packings[1:] if self.has_aux and not own_loss else packings
         self.packing = draw.choice(packings)
         self.with_prototypes = self.packing == "dict" and draw.random() < 0.3
-        self.with_similarities = draw.random() < 0.03 and self.packing == "dict"
+        self.with_similarities = self.packing == "dict" and draw.random() < 0.12
 
     def forward(self, x, labels=None, meta=None):
         if isinstance(x, dict):

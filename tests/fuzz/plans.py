@@ -184,7 +184,7 @@ def _draw_settings(draw: random.Random, plan: Plan) -> None:
 
 
 def _draw_layers(draw: random.Random, plan: Plan) -> Any:
-    """"auto", a pattern, or names, mostly of layers that can be chosen."""
+    """Of "auto", a pattern, and names mostly of layers that can be chosen."""
     kind = draw.choices(["auto", "pattern", "safe", "any"], [5, 2, 4, 2])[0]
     if kind == "auto":
         return "auto"
