@@ -9,6 +9,7 @@ from dai_plugin.layers import select_layers
 from dai_plugin.losses.ratio import class_invariance_loss, invariance_loss
 from dai_plugin.losses.weights import layer_weights
 from dai_plugin.measures.scores import invariance_scores
+from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
 from dai_plugin.training.explicit import DataAugmentationInvariance
 from dai_plugin.views.schemes import Scheme
@@ -18,6 +19,7 @@ __all__ = [
     "Attachment",
     "DataAugmentationInvariance",
     "Scheme",
+    "Settings",
     "attach",
     "attached",
     "class_invariance_loss",

@@ -19,7 +19,7 @@ def test(run: Run) -> dict[str, float]:
     agree(network)
     accuracies = {
         "acc1": accuracy(run, network, None),
-        "acc1_augmented": accuracy(run, network, run.attachment.scheme),
+        "acc1_augmented": accuracy(run, network, run.attachment.settings.scheme),
     }
     plain, augmented = accuracies.values()
     run.say(f"Test:  Acc@1 {plain:.3f}  Acc@1 augmented {augmented:.3f}")

@@ -54,6 +54,22 @@ def from_first(compute: Callable[[], T], device: torch.device) -> T:
     return found
 
 
+def refuse_join() -> None:
+    """Refuses statistics over ranks of which some have run out of data.
+
+    Raises:
+        RuntimeError: the forward runs inside `DistributedDataParallel.join()`.
+    """
+    wrapper = torch.nn.parallel.DistributedDataParallel._active_ddp_module
+    config = getattr(wrapper, "_join_config", None)
+    if config is not None and config.enable:
+        raise RuntimeError(
+            "sync=True needs all ranks in each step, but inside ddp.join() those that "
+            "have run out of data take no part, and the others would wait for ever; "
+            "set sync=False, or give all ranks as many batches"
+        )
+
+
 def global_losses(parts: Tensor, centres: list[Tensor], groups: ViewGroups) -> Tensor:
     """Losses `[L]` of the global batch, the same on every rank.
 

@@ -3,6 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 Law = str | Sequence[float] | Mapping[str, float]
+Key = tuple[str, int]  # a layer, and which of its calls in a forward
+
+
+def key_name(key: Key) -> str:
+    """What users see: "name" for the first call of a layer, "name:1" for the second."""
+    name, call = key
+    return f"{name}:{call}" if call else name
 
 
 def layer_weights(
@@ -62,16 +69,17 @@ def _relative_weights(
 
 
 def spread_weights(
-    law: Law, last_to_first: float, chosen: Sequence[str], fired: Sequence[str]
+    law: Law, last_to_first: float, chosen: Sequence[str], fired: Sequence[Key]
 ) -> list[float]:
     """Weights that sum to 1, for layers in the order in which they fired.
 
     Args:
         law: as in `layer_weights`; numbers of one's own belong to the chosen layers, in
             their order or by name, and a layer left out of a mapping weighs nothing.
+            The calls of a layer share its number.
         last_to_first: as in `layer_weights`.
         chosen: names of the chosen layers.
-        fired: names of the calls: "name", "name:1" for the second call of a layer.
+        fired: the calls: (name, 0) the first of a layer, (name, 1) its second.
 
     Raises:
         KeyError: a mapping names a layer that was not chosen.
@@ -88,7 +96,7 @@ def spread_weights(
             )
         law = [law.get(name, 0.0) for name in chosen]
     own = dict(zip(chosen, layer_weights(len(chosen), 1.0, law), strict=True))
-    layers = [call.split(":")[0] for call in fired]
+    layers = [name for name, _ in fired]
     return layer_weights(
         len(fired), 1.0, [own[name] / layers.count(name) for name in layers]
     )

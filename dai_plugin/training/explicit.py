@@ -1,15 +1,22 @@
 """The explicit form, for loops of one's own."""
 
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Self, Unpack
 
+import torch
 from torch import Tensor, nn
 
+from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.hooks import Hook
-from dai_plugin.training.objective import Objective
+from dai_plugin.training.step import Step
+from dai_plugin.training.steps import Steps
+from dai_plugin.training.watch import raising
 from dai_plugin.views.expand import repeat_targets
 
 
-class DataAugmentationInvariance(Objective):
+@shows_settings(first_view="augmented")
+class DataAugmentationInvariance:
     """The explicit form, for loops of one's own; takes the keywords of `attach`.
 
     One default is another: `first_view` is "augmented", as in the paper.
@@ -19,22 +26,33 @@ class DataAugmentationInvariance(Objective):
         dai = DataAugmentationInvariance(model, num_views=8)
         images, targets = dai.views(images, targets)
         loss = dai.loss(criterion(model(images), targets))
+
+    Args:
+        model: any network, wrapped or not.
+        **settings: the fields of `dai_plugin.Settings`, which says what each means.
+
+    Attributes:
+        settings: of the run.
     """
 
-    def __init__(self, model: nn.Module, **settings: Any) -> None:
-        super().__init__(model, **settings)
+    def __init__(self, model: nn.Module, **settings: Unpack[Keywords]) -> None:
+        given: Keywords = {"first_view": "augmented", **settings}
+        self.settings = Settings(**given)
+        self._steps = Steps(model, self.settings)
         self._targets: Tensor | None = None
-        self._handle = self.base.register_forward_pre_hook(Hook(self._before))
+        self._call: tuple[Any, Any] = (), {}
+        opaque: Any = torch.compiler.disable
+        base = self._steps.base
+        before, after = Hook(opaque(self._before), self), Hook(opaque(self._after))
+        self._handles = [
+            base.register_forward_pre_hook(before, with_kwargs=True),
+            base.register_forward_hook(after, with_kwargs=True, always_call=True),
+        ]
 
-    def _before(self, *_: Any) -> None:
-        if not self.active:  # a step that was given up before its loss
-            self._open = False
-            self.release()
-
-    def remove(self) -> None:
-        """Takes away every hook that was set here, and nothing else's."""
-        super().remove()
-        self._handle.remove()
+    @property
+    def layers(self) -> list[str]:
+        """Names of the chosen layers."""
+        return list(self._steps.hooks.names)
 
     def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
@@ -46,12 +64,15 @@ class DataAugmentationInvariance(Objective):
         Raises:
             ValueError: the images are no batch, hold NaN in the first step, or dense
                 targets meet a scheme that moves pixels.
+            RuntimeError: the second step in a row whose loss was not trained.
         """
-        if self.active:
+        if self._steps.active:
             if targets is not None:
-                self.refuse_dense(targets, images.shape[0])
-                targets = repeat_targets(targets, self.num_views)
-            images, self._targets = self.begin(images), targets
+                self._steps.refuse_dense(targets, images.shape[0])
+                targets = repeat_targets(targets, self.settings.num_views)
+            step, images = self._steps.open(images)
+            step.ran = False
+            self._targets = targets
         return images if targets is None else (images, targets)
 
     def loss(self, task: Tensor) -> Tensor:
@@ -61,9 +82,70 @@ class DataAugmentationInvariance(Objective):
             RuntimeError: `views` was not called for this step, or a chosen layer did
                 not fire since.
         """
-        if not self.active:
+        if not self._steps.active:
             return task
-        if not self._open:
+        step = self._steps.current
+        if step is None or step.called:
             raise RuntimeError("loss() needs the rows of this step: call views() first")
-        self.measured()
-        return self.total(task, self._targets if self.beta else None)
+        self._close(step)
+        labels = self._targets if self.settings.beta else None
+        total = self._steps.total(step, task, labels)
+        step.watch_output(task)
+        return total
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and the last values, as `Attachment.stats` has them."""
+        return self._steps.stats()
+
+    def replay(self, enabled: bool = True) -> AbstractContextManager[None]:
+        """Calls of `views` inside repeat the views of the last step.
+
+        For optimizers that look at one batch several times (SAM, L-BFGS).
+
+        Args:
+            enabled: False draws new views, so that a closure can decide.
+        """
+        return self._steps.replay(enabled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, step and input range: plain numbers."""
+        return self._steps.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues the random stream where `state_dict` was taken."""
+        self._steps.load_state_dict(state)
+
+    def remove(self) -> None:
+        """Takes away every hook that was set here, and nothing else's."""
+        self._steps.remove()
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _before(self, _: nn.Module, args: Any, kwargs: Any) -> None:
+        steps = self._steps
+        steps.usage.calls += 1
+        step = steps.current
+        if steps.hooks.visit is None and steps.active and step and not step.called:
+            steps.hooks.current, self._call = step, (args, kwargs)
+            step.ran = True
+
+    def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._steps.hooks.visit is None:
+            self._steps.hooks.current = None
+            if output is None and raising():
+                self._steps.discard()
+
+    def _close(self, step: Step) -> None:
+        try:
+            self._steps.close(step, *self._call)
+        except BaseException:
+            self._steps.discard()
+            raise
+        finally:
+            self._call = (), {}

@@ -1,10 +1,10 @@
-"""Activations become per-layer losses inside the forward hooks of the chosen layers.
+"""When a chosen layer fires, its activation goes to the current step.
 
 The sums of a loss are taken while its activation is fresh, so that neither a later
 in-place operation nor a second call of the same module can change what is measured. The
 network goes on with the alias that `tap` returns. Hooks are inert in copies and pickles
-of the network, follow replaced modules by name, and keep nothing of a step once its
-backward has begun.
+of the network, and on modules that inherited them from another; they follow replaced
+modules by name.
 """
 
 import logging
@@ -18,11 +18,12 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import resolve
 from dai_plugin.losses.groups import ViewGroups
-from dai_plugin.losses.ranks import check_same_layers, global_losses, world_size
-from dai_plugin.losses.ratio import class_invariance_loss, variance_ratio
-from dai_plugin.losses.tap import Taps, tap
+from dai_plugin.losses.tap import Taps, Version, tap
+from dai_plugin.training.step import Step, sequence_number
 
 logger = logging.getLogger("dai_plugin")
+
+Visit = Callable[[str, Any], None]
 
 
 class Hook:
@@ -66,55 +67,74 @@ class LayerHooks:
     Args:
         base: the network.
         names: of the layers, first to last; each exists.
-        correction: of the losses.
         keep: keep the activations too, for losses that need the labels.
-        sync: take the statistics of all ranks.
+
+    Attributes:
+        names: of the layers that are hooked.
+        current: the step whose forward runs, if one does.
+        visit: what sees the layers instead, while the network is only looked at.
     """
 
-    def __init__(
-        self,
-        base: nn.Module,
-        names: Iterable[str],
-        correction: int,
-        keep: bool,
-        sync: bool,
-    ) -> None:
-        self.base, self.names = base, list(names)
-        self.correction, self.keep, self.sync = correction, keep, sync
+    def __init__(self, base: nn.Module, names: Iterable[str], keep: bool) -> None:
+        self.base, self.names, self.keep = base, list(names), keep
+        self.current: Step | None = None
+        self.visit: Visit | None = None
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
-        self.armed = False
-        self._graph = True
-        self.rows, self._groups = 1, ViewGroups(1, 1, correction)
-        self._warned: set[str] = set()
-        self._agreed: dict[str, int] = {}
-        self._measured: dict[tuple[int, bool], tuple[ViewGroups, bool]] = {}
-        self.clear()
-        self._bind()
+        self._ended: list[tuple[int, int, weakref.ref[ViewGroups], bool]] = []
+        self.bind()
 
-    def arm(self, rows: int, num_views: int, graph: bool) -> None:
-        """Measures the next forward, of `rows` rows; with gradients if `graph`.
+    def bind(self) -> None:
+        """Hooks every layer by name; a module that was replaced is hooked anew.
 
         Raises:
             KeyError: a chosen layer exists no more.
         """
-        self.clear()
-        self._bind()
-        self.rows, self._graph = rows, graph
-        centred = self.sync and world_size() > 1
-        self._groups = ViewGroups(num_views, rows, self.correction, centred)
-        self._measured[rows, self.base.training] = self._groups, graph
-        self.armed = True
+        for name in self.names:
+            module = resolve(self.base, name)
+            bound = self._bound.get(name)
+            if bound is not None and bound[0] is module:
+                continue
+            if bound is not None:
+                bound[1].remove()
+                self._sweep(module)
+            hook = Hook(_firing(self, name, module), self)
+            self._bound[name] = (module, module.register_forward_hook(hook))
 
-    def disarm(self) -> None:
-        """Ends the forward.
+    def drop(self, names: Iterable[str]) -> None:
+        """Leaves layers out from now on."""
+        for name in names:
+            if name in self._bound:
+                self._bound.pop(name)[1].remove()
+                self.names.remove(name)
+
+    def remove(self) -> None:
+        """Takes the hooks away, those that other modules inherited, too."""
+        self.current = None
+        self._bound.clear()
+        for module in self.base.modules():
+            self._sweep(module)
+
+    def _sweep(self, module: nn.Module) -> None:
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, Hook) and hook.owner is self:
+                del module._forward_hooks[key]
+                module._forward_hooks_with_kwargs.pop(key, None)
+                module._forward_hooks_always_called.pop(key, None)
+
+    def close(self, step: Step) -> None:
+        """Ends the forward of a step.
 
         Raises:
             RuntimeError: a chosen layer did not fire.
         """
-        self.armed = False
-        silent = [name for name in self.names if name not in self._parts]
+        self.current = None
+        step.close()
+        # Kept weakly: the graph holds the groups for as long as it may be recomputed.
+        here = (step.started, sequence_number(), weakref.ref(step.groups), step.graph)
+        alive = [each for each in self._ended if each[2]() is not None]
+        self._ended = [*alive, here]
+        silent = [n for n in self.names if (n, 0) not in step.parts]
         if silent:
-            self.clear()
             raise RuntimeError(
                 f"the chosen layers {silent} did not fire in this forward pass, so "
                 "their invariance would not be trained; choose layers that take part "
@@ -124,152 +144,72 @@ class LayerHooks:
                 "skip_nnmodule_hook_guards = False first, or its graph is reused"
             )
 
-    @property
-    def fired(self) -> list[str]:
-        """The calls in their order: a layer's second is "name:1", and so on."""
-        return list(self._parts)
-
-    def losses(self) -> Tensor:
-        """The invariance losses `[calls]` of the forward that ended."""
-        parts = list(self._parts.values())
-        stacked = torch.stack([each.to(parts[-1].device) for each in parts])
-        if not self._groups.centred:
-            return variance_ratio(stacked, self._groups)
-        sizes = {name: len(centre) for name, centre in self._centres.items()}
-        if sizes != self._agreed:
-            check_same_layers(sizes)
-            self._agreed = sizes
-        return global_losses(stacked, list(self._centres.values()), self._groups)
-
-    def check(self) -> None:
-        """Checks that no measured activation was overwritten since.
-
-        Raises:
-            RuntimeError: a later operation overwrote one in place.
-        """
-        spoiled = self.overwritten()
-        if spoiled:
-            raise RuntimeError(
-                f"the activations of {spoiled} were overwritten in place after they "
-                "were measured (by a ReLU(inplace=True) that follows, say), which "
-                "spoils their gradient; choose the module that overwrites them "
-                "instead, or the block around both"
-            )
-
-    def overwritten(self) -> list[str]:
-        """Layers whose activation changed since it was measured."""
-        return [
-            name
-            for name, (reference, version) in self._watched.items()
-            if (a := reference()) is not None and a._version != version
-        ]
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Leaves layers out from now on."""
-        for key in names:
-            self._parts.pop(key, None)
-            self._centres.pop(key, None)
-            self._watched.pop(key, None)
-            self._activations.pop(key, None)
-            name = key.split(":")[0]
-            if name in self._bound:
-                self._bound.pop(name)[1].remove()
-                self.names.remove(name)
-
-    def class_losses(self, labels: Tensor) -> Tensor:
-        """Class-wise losses `[calls]` of the kept activations; `labels` `[rows]`."""
-        losses = [
-            class_invariance_loss(a, labels, correction=self.correction)
-            for a in self._activations.values()
-        ]
-        return torch.stack([loss.to(losses[-1].device) for loss in losses])
-
-    def clear(self) -> None:
-        """Forgets the step: parts, and whatever is held of its activations."""
-        self.armed = False
-        self._parts: dict[str, Tensor] = {}
-        self._centres: dict[str, Tensor] = {}
-        self._watched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-        self._activations: dict[str, Tensor] = {}
-
-    def remove(self) -> None:
-        """Takes the hooks away."""
-        self.clear()
-        for _, handle in self._bound.values():
-            handle.remove()
-        self._bound.clear()
-
-    def _bind(self) -> None:
-        """Hooks every layer by name; a module that was replaced is hooked anew."""
-        for name in self.names:
-            module = resolve(self.base, name)
-            bound = self._bound.get(name)
-            if bound is not None and bound[0] is module:
-                continue
-            if bound is not None:
-                bound[1].remove()
-            hook = Hook(lambda _, __, output, name=name: self._fired(name, output))
-            self._bound[name] = (module, module.register_forward_hook(hook))
-
-    def _fired(self, name: str, output: Any) -> Any:
-        if self.armed:
-            return self._measure(name, output)
+    def fired(self, name: str, module: nn.Module, output: Any) -> Any:
+        """What a hook does when its layer has run."""
+        if self.visit is not None:
+            return self.visit(name, output)
+        if self.current is not None:
+            return self._measure(self.current, name, output)
         if torch.is_grad_enabled() and in_backward():
             return self._again(name, output)
         return None
 
-    def _again(self, name: str, output: Any) -> Any:
-        """What activation checkpointing runs again must save what it saved before.
-
-        Its parts are dropped. A forward that was not measured (a gradient in
-        evaluation) is left alone: it is told by the mode of the network and the number
-        of rows.
-        """
-        tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-        for activation in tensors:
-            count = activation.shape[0] if activation.dim() else 0
-            key = (count, self.base.training)
-            if key in self._measured:
-                alias, *_ = self._tap(activation, *self._measured[key])
-                return _replaced(output, activation, alias)
-        return None
-
-    def _measure(self, name: str, output: Any) -> Any:
+    def _measure(self, step: Step, name: str, output: Any) -> Any:
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 f"the layer {name!r} ran without gradients inside a training forward; "
                 "with activation checkpointing use use_reentrant=False, and choose no "
                 "layer inside torch.no_grad()"
             )
-        activation = find_rows(name, output, self.rows)
-        key = self._key(name)
-        if not activation.requires_grad and self._graph and name not in self._warned:
-            self._warned.add(name)
-            logger.warning(
-                "the layer %r is frozen (its activation needs no gradient): its "
-                "invariance loss is reported but trains nothing",
-                name,
-            )
-        alias, self._parts[key], centre = self._tap(
-            activation, self._groups, self._graph
-        )
+        assert step.rows is not None
+        activation = find_rows(name, output, step.rows.shape[0])
+        key = name, sum(layer == name for layer, _ in step.parts)
+        alias, step.parts[key], centre = _tap(activation, step.groups, step.graph)
         if centre is not None:
-            self._centres[key] = centre
+            step.centres[key] = centre
         if self.keep:
-            self._activations[key] = activation
+            step.activations[key] = activation
         if not torch.compiler.is_compiling():
-            # Weakly: with activation checkpointing it is not to outlive its block.
-            self._watched[key] = (weakref.ref(activation), activation._version)
+            step.versions[key] = Version(activation)
+            step.shapes[key] = activation.shape
+            step.frozen[key] = not activation.requires_grad
         return _replaced(output, activation, alias)
 
-    def _tap(self, activation: Tensor, groups: ViewGroups, graph: bool) -> Taps:
-        """What the network goes on with, the parts of the layer, and its mean."""
-        with torch.set_grad_enabled(graph):
-            return tap(activation, groups)
+    def _again(self, name: str, output: Any) -> Any:
+        """What activation checkpointing runs again must save what it saved before.
 
-    def _key(self, name: str) -> str:
-        calls = sum(key.split(":")[0] == name for key in self._parts)
-        return f"{name}:{calls}" if calls else name
+        The forward that is recomputed is known by the node that needs it: autograd
+        numbers its nodes, and those of a forward lie between its beginning and its end.
+        A forward that was not measured is left alone. The sums are dropped.
+        """
+        node = torch._C._current_autograd_node()
+        number = node._sequence_nr() if node is not None else -1
+        for started, ended, reference, graph in self._ended:
+            groups = reference()
+            if groups is not None and started <= number < ended:
+                activation = find_rows(name, output, groups.rows)
+                alias, *_ = _tap(activation, groups, graph)
+                return _replaced(output, activation, alias)
+        return None
+
+
+def _firing(hooks: LayerHooks, name: str, bound: nn.Module) -> Callable[..., Any]:
+    def fire(module: nn.Module, _: Any, output: Any) -> Any:
+        # Tools that exchange a module copy its hooks to the new one.
+        return hooks.fired(name, module, output) if module is bound else None
+
+    return fire
+
+
+def _tap(activation: Tensor, groups: ViewGroups, graph: bool) -> Taps:
+    """What the network goes on with, the sums of the layer, and its mean."""
+    if torch.compiler.is_compiling():
+        # Sizes of its own, which the compiler need not take for fixed.
+        groups = ViewGroups(
+            groups.num_views, activation.shape[0], groups.correction, groups.centred
+        )
+    with torch.set_grad_enabled(graph):
+        return tap(activation, groups)
 
 
 def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
@@ -282,19 +222,27 @@ def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:
 
 
 def find_rows(name: str, output: Any, rows: int) -> Tensor:
-    """The first tensor of a layer's output that has so many rows.
+    """The first tensor of floating point in a layer's output that has so many rows.
 
     Raises:
         RuntimeError: there is none.
+        TypeError: there are complex ones alone.
     """
     tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-    for tensor in tensors:
-        if tensor.dim() and tensor.shape[0] == rows:
+    found = [t for t in tensors if t.dim() and t.shape[0] == rows]
+    for tensor in found:
+        if tensor.is_floating_point():
             return tensor
+    if any(t.is_complex() for t in found):
+        raise TypeError(
+            f"the layer {name!r} returned complex numbers, whose invariance is not "
+            "defined here; choose a layer with real activations (after abs(), say)"
+        )
     shapes = [list(t.shape) for t in tensors] or type(output).__name__
     raise RuntimeError(
         f"the layer {name!r} returned {shapes}, no tensor with {rows} rows (one a view "
-        "of an image) in its first dimension; choose other layers"
+        "of an image) of floating point in its first dimension; choose other layers. "
+        "If only some rows go through it, choose the module around it"
     )
 
 

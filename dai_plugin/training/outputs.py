@@ -1,16 +1,15 @@
-"""Which rows a criterion call is about, and how the losses of the views become one.
+"""What comes out of a training forward: the first view's rows, and the others'.
 
-The network ran once on all views; its caller sees the first view's rows. A call of the
-criterion on them is recognised, through whatever wrapper cast, cloned or viewed them,
-and repeated for each further view with the caller's own targets and arguments. So
-targets of any kind, class weights and every reduction keep their meaning.
+The rule: what depends on the forward and has num_views * B rows in its first dimension
+is split into views; parameters, buffers and leaves of the graph never are. Rows in
+another dimension (similarities of all rows) are refused: there the views of one image
+would stand as negatives of each other.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 # Autograd nodes between what forward returned and what the criterion got, which leave
@@ -30,15 +29,20 @@ _IDENTITIES = frozenset(
         "_DDPSinkBackward",
     ]
 )
+_PARTS = ("SliceBackward", "SelectBackward", "IndexBackward", "SplitBackward",
+          "NarrowBackward", "UnbindBackward", "GatherBackward")  # fmt: skip
 
 
 class Outputs:
-    """The outputs of one training forward: the first view's rows, and the others'.
+    """The outputs of one training forward.
 
     Args:
         output: of the network, in any structure of tensors.
         rows: num_views * B.
         num_views: M.
+        base: the network, whose parameters and buffers are no outputs.
+        depends: from the number of an output and the output to the dimensions that grow
+            with the rows; asked where the sizes alone do not tell.
         carrier: number of the output that the invariance terms go with; None is the
             first.
 
@@ -47,130 +51,128 @@ class Outputs:
         primary: number of the output that the invariance terms go with.
 
     Raises:
-        RuntimeError: no tensor in the output has `rows` rows.
+        RuntimeError: no tensor in the output has `rows` rows, or one has them in
+            another dimension than the first.
     """
 
     def __init__(
-        self, output: Any, rows: int, num_views: int, carrier: int | None = None
+        self,
+        output: Any,
+        rows: int,
+        num_views: int,
+        base: nn.Module,
+        depends: Callable[[int, Tensor], frozenset[int]],
+        carrier: int | None = None,
     ) -> None:
-        leaves, structure = pytree.tree_flatten(output)
+        leaves, self._structure = pytree.tree_flatten(output)
         self.images = rows // num_views
-        self._views = {
-            i: self._split(leaf, num_views)
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
-        }
+        own = {id(p) for p in (*base.parameters(), *base.buffers())}
+        self._views: dict[int, list[Tensor]] = {}
+        for i, leaf in enumerate(leaves):
+            if not isinstance(leaf, Tensor) or rows not in leaf.shape:
+                continue
+            if id(leaf) in own or (leaf.is_leaf and leaf.requires_grad):
+                continue
+            if num_views == 1:
+                self._views[i] = [leaf]  # the caller gets the network's own tensor
+            elif (grown := depends(i, leaf)) == {0}:
+                self._views[i] = self._split(leaf, num_views)
+            elif grown:
+                raise RuntimeError(_across(i, leaf, rows, grown))
         if not self._views:
             raise RuntimeError(
                 f"the network returned {_describe(leaves)} for {rows} rows "
                 "(num_views x images); no tensor with as many rows was found in it"
             )
         self.primary = carrier if carrier in self._views else min(self._views)
-        self._leaves = {_key(views[0]): i for i, views in self._views.items()}
+        self._numbers = {_key(views[0]): i for i, views in self._views.items()}
         for i, views in self._views.items():
             leaves[i] = views[0]
-        self.first: Any = pytree.tree_unflatten(leaves, structure)
+        self._first_leaves = leaves
+        self.first: Any = pytree.tree_unflatten(leaves, self._structure)
 
     def _split(self, leaf: Tensor, num_views: int) -> list[Tensor]:
-        if num_views == 1:
-            return [leaf]  # the caller gets the network's own tensor
-        # A slice by itself, which the loop may change in place, unlike those of split.
-        return [leaf[: self.images], *torch.split(leaf[self.images :], self.images)]
+        # Slices by themselves, which loop and criterion may change in place, unlike
+        # those of torch.split.
+        b = self.images
+        return [leaf[v * b : (v + 1) * b] for v in range(num_views)]
 
     def find(self, tensor: Tensor) -> int | None:
         """Which output the tensor is, if it is one in other clothes."""
         node, position = tensor.grad_fn, tensor.output_nr
         if node is None:
-            return self._leaves.get(id(tensor))
+            return self._numbers.get(id(tensor))
         while node is not None:
-            if (node, position) in self._leaves:
-                return self._leaves[node, position]
+            if (node, position) in self._numbers:
+                return self._numbers[node, position]
             if node.name() not in _IDENTITIES:
                 return None
             edges = node.next_functions
             node, position = edges[position if len(edges) > 1 else 0]
         return None
 
+    def origin(self, tensor: Tensor, depth: int = 50) -> str | None:
+        """The operations between an output and the tensor, if it comes from one."""
+        queue: list[tuple[Any, int, list[str]]] = [
+            (tensor.grad_fn, tensor.output_nr, [])
+        ]
+        for _ in range(depth):
+            if not queue:
+                return None
+            node, position, names = queue.pop(0)
+            if node is None:
+                continue
+            if (node, position) in self._numbers:
+                if any(name.startswith(_PARTS) for name in names):
+                    return "a part of it (a slice or an index)"
+                return "the result of " + " and ".join(dict.fromkeys(names))
+            names = [*names, node.name()]
+            queue += [(n, p, names) for n, p in node.next_functions]
+        return None
+
     def view(self, index: int, v: int, like: Tensor) -> Tensor:
         """Output `index` of view v, cast and viewed as the caller did with view 0."""
         return self._views[index][v].reshape(like.shape).to(like)
+
+    def rows_of(self, place: int) -> list[Tensor] | None:
+        """The views of one output, None if it was not split."""
+        return self._views.get(place)
+
+    def with_leaf(self, place: int, value: Tensor) -> Any:
+        """The structure for the caller, with one tensor exchanged."""
+        leaves = list(self._first_leaves)
+        leaves[place] = value
+        return pytree.tree_unflatten(leaves, self._structure)
+
+    def place_of(self, leaf: Any) -> int:
+        """Number of the leaf, which is one of `first`."""
+        return next(i for i, each in enumerate(self._first_leaves) if each is leaf)
 
     def returned(self) -> list[Tensor]:
         """The tensors that the caller got."""
         return [views[0] for views in self._views.values()]
 
+    @property
+    def main(self) -> Tensor:
+        """The first view of the primary output."""
+        return self._views[self.primary][0]
+
     def release(self) -> None:
         """Lets go of the tensors, and with them of the graph."""
         self._views.clear()
-        self._leaves.clear()
+        self._numbers.clear()
+        self._first_leaves, self.first = [], None
 
 
-class Call:
-    """A criterion call on the outputs of a training forward.
-
-    Args:
-        outputs: of the forward.
-        num_views: M.
-        args: positional arguments of the caller.
-        kwargs: keyword arguments of the caller.
-
-    Attributes:
-        carries: whether the primary output is among the arguments, so that the
-            invariance terms are added to this call.
-        reached: number of the first output among the arguments.
-        shapes: of the outputs among the arguments.
-        targets: the other tensors among the arguments.
-        labels: the first of them that holds hard labels, if one does.
-        losses: what the criterion returned for each view.
-    """
-
-    def __init__(
-        self, outputs: Outputs, num_views: int, args: Sequence[Any], kwargs: Any
-    ) -> None:
-        leaves, self._structure = pytree.tree_flatten((tuple(args), kwargs))
-        self.outputs, self.num_views, self._leaves = outputs, num_views, leaves
-        tensors = {i: t for i, t in enumerate(leaves) if isinstance(t, Tensor)}
-        found = {i: outputs.find(t) for i, t in tensors.items()}
-        self._found = {i: o for i, o in found.items() if o is not None}
-        self.targets = [t for i, t in tensors.items() if i not in self._found]
-        self.carries = outputs.primary in self._found.values()
-        self.reached = min(self._found.values(), default=None)
-        hard = [t for t in self.targets if t.dim() == 1 and not t.is_floating_point()]
-        self.labels = next(iter(hard or self.targets), None)
-        self.shapes = [tensors[i].shape for i in self._found]
-        self.reduction = kwargs.get("reduction", "mean")
-        self.losses: list[Tensor] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-    def run(self, criterion: Callable[..., Any], first: Any) -> None:
-        """Runs the criterion on each further view; `first` is its stock result.
-
-        Raises:
-            TypeError: the criterion returns something else than a tensor.
-        """
-        if not isinstance(first, Tensor):
-            raise TypeError(
-                f"the criterion returned {type(first).__name__}; it must return a "
-                "tensor for the invariance terms to be added to"
-            )
-        self.losses = [first]
-        for v in range(1, self.num_views):
-            args, kwargs = self._arguments(v)
-            self.losses.append(criterion(*args, **kwargs))
-
-    def mean(self) -> Tensor:
-        """The task loss: the views' losses, averaged."""
-        first, *others = self.losses
-        return sum(others, first) / self.num_views if others else first
-
-    def _arguments(self, v: int) -> Any:
-        leaves = [
-            self.outputs.view(self._found[i], v, leaf) if i in self._found else leaf
-            for i, leaf in enumerate(self._leaves)
-        ]
-        return pytree.tree_unflatten(leaves, self._structure)
+def _across(place: int, leaf: Tensor, rows: int, grown: frozenset[int]) -> str:
+    return (
+        f"output {place} of the network has the shape {list(leaf.shape)}, whose "
+        f"dimensions {sorted(grown)} grow with the rows of the batch ({rows} = views x "
+        "images): similarities of all rows with each other, or rows in another "
+        "dimension than the first, cannot be cut into views, whose images would stand "
+        "as each other's negatives. Return features [rows, ...] and compare them in "
+        "the criterion, or use the explicit form"
+    )
 
 
 def _key(tensor: Tensor) -> Any:

@@ -1,0 +1,202 @@
+"""What goes into a training forward: one row a view of an image in every argument.
+
+The rule: each tensor among the arguments of the network, nested ones and keywords
+included, whose first dimension is B goes to num_views * B rows, the images by the
+scheme and all others (labels, metadata, masks of tokens) by repetition.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin.views.expand import repeat_targets
+
+COUNT = "num_items_in_batch"  # Hugging Face's Trainer divides sums over rows by it
+
+
+class Arguments:
+    """The arguments of one forward, its images and whatever else belongs to an image.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        base: the network, whose parameters and buffers are no data.
+
+    Attributes:
+        images: the batch `[B, C, H, W]`.
+        others: the further tensors with B rows, by the name that messages use.
+
+    Raises:
+        ValueError: there is no batch of images, or what there is cannot be told apart.
+    """
+
+    def __init__(self, args: Any, kwargs: Any, base: nn.Module) -> None:
+        found, self._structure = pytree.tree_flatten_with_path(
+            (args, kwargs), is_leaf=_one_object_an_image
+        )
+        self._leaves = [leaf for _, leaf in found]
+        self._names = [_name(path) for path, _ in found]
+        own = {id(p) for p in (*base.parameters(), *base.buffers())}
+        tensors = {
+            i: leaf
+            for i, leaf in enumerate(self._leaves)
+            if isinstance(leaf, Tensor) and id(leaf) not in own
+        }
+        self._place = self._find_images(tensors)
+        self.images: Tensor = self._leaves[self._place]
+        batch = self.images.shape[0]
+        self._repeated = [
+            i
+            for i, leaf in enumerate(self._leaves)
+            if i != self._place and _belongs_to_images(leaf, batch, i in tensors)
+        ]
+        self.others: dict[str, Tensor] = {
+            self._names[i]: tensors[i] for i in self._repeated if i in tensors
+        }
+        self._refuse_second_images(batch)
+
+    def expanded(self, rows: Tensor, num_views: int) -> tuple[Any, Any]:
+        """The arguments with these rows, and everything else repeated."""
+        leaves = list(self._leaves)
+        leaves[self._place] = rows
+        for i in self._repeated:
+            leaf = leaves[i]
+            many = isinstance(leaf, Tensor)
+            leaves[i] = repeat_targets(leaf, num_views) if many else leaf * num_views
+        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
+        if num_views > 1 and kwargs.get(COUNT) is not None:
+            # Whoever divides a sum over all rows by it gets the mean over the views.
+            kwargs = {**kwargs, COUNT: kwargs[COUNT] * num_views}
+        return args, kwargs
+
+    def as_they_came(self) -> list[str]:
+        """Tensors that were not repeated, with their shapes, for messages."""
+        kept = set(range(len(self._leaves))) - {self._place, *self._repeated}
+        return [
+            f"{self._names[i]} {list(self._leaves[i].shape)}"
+            for i in sorted(kept)
+            if isinstance(self._leaves[i], Tensor)
+        ]
+
+    def sizes(self) -> dict[str, tuple[int, bool]]:
+        """First dimension of each further tensor, and whether it was repeated."""
+        return {
+            name: (leaf.shape[0], i in self._repeated)
+            for i, (name, leaf) in enumerate(
+                zip(self._names, self._leaves, strict=True)
+            )
+            if isinstance(leaf, Tensor) and leaf.dim() and i != self._place
+        }
+
+    def _find_images(self, tensors: Mapping[int, Tensor]) -> int:
+        for i, leaf in tensors.items():
+            if leaf.is_nested:
+                raise ValueError(
+                    f"{self._names[i]} is a nested tensor; give the network a batch "
+                    "of images of one size, [B, C, H, W]"
+                )
+        batches = [i for i, leaf in tensors.items() if leaf.dim() == 4]
+        if len(batches) > 1:  # a bias [1, heads, L, L] is broadcast to every image
+            many = [i for i in batches if tensors[i].shape[0] > 1]
+            batches = many if len(many) == 1 else batches
+        if not batches:
+            raise ValueError(self._no_images(tensors))
+        images = tensors[batches[0]]
+        if 0 in images.shape[1:]:
+            raise ValueError(
+                f"images of size zero: {self._names[batches[0]]} is "
+                f"{list(images.shape)}"
+            )
+        _, second, third, last = images.shape
+        if last in (1, 3, 4) and second > 4 and third > 4:
+            raise ValueError(
+                f"{self._names[batches[0]]} {list(images.shape)} looks like images "
+                "[B, H, W, C]; views are made of [B, C, H, W]: "
+                "images.permute(0, 3, 1, 2)"
+            )
+        return batches[0]
+
+    def _no_images(self, tensors: Mapping[int, Tensor]) -> str:
+        shapes = [list(leaf.shape) for leaf in tensors.values()]
+        if any(leaf.dim() == 5 for leaf in tensors.values()):
+            return (
+                f"got a 5-D batch among {shapes}: video and volumes [B, T, C, H, W] "
+                "are not images [B, C, H, W]; make the views of your own with the "
+                "explicit form"
+            )
+        return (
+            "no batch of images [B, C, H, W] among the arguments of the network, which "
+            f"have the shapes {shapes}; a single image is images[None]"
+        )
+
+    def _refuse_second_images(self, batch: int) -> None:
+        images = self._leaves[self._place]
+        for name, leaf in self.others.items():
+            alike = leaf.shape[-2:] == images.shape[-2:]
+            volume = leaf.dim() == 5 and leaf.is_floating_point()
+            pictures = leaf.dim() == 4 and (leaf.is_floating_point() or alike)
+            if volume or pictures:
+                raise ValueError(
+                    f"two batches of images: {self._names[self._place]} "
+                    f"{list(images.shape)} and {name} {list(leaf.shape)}. Views of one "
+                    "would not match the other, so that neither is guessed: make the "
+                    "views of both with the explicit form, "
+                    "dai_plugin.DataAugmentationInvariance(model)"
+                )
+
+
+class Remembered:
+    """First dimensions of the arguments seen so far: chance is found out by change."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def check(self, arguments: Arguments) -> None:
+        """Refuses a tensor that had B rows once, and keeps its size with another B.
+
+        Raises:
+            RuntimeError: so it is.
+        """
+        batch = arguments.images.shape[0]
+        for name, (size, repeated) in arguments.sizes().items():
+            before = self._seen.get(name)
+            if before is not None and before[0] != batch and before[1] == size:
+                raise RuntimeError(
+                    f"the argument {name} had {size} rows for {before[0]} images and "
+                    f"has {size} for {batch}: it belongs to no image, but was repeated "
+                    "like one where the numbers were equal by chance. Make it a buffer "
+                    "of the network, give it a leading dimension of 1, or use the "
+                    "explicit form"
+                )
+            if repeated:
+                self._seen[name] = batch, size
+
+
+def _belongs_to_images(leaf: Any, batch: int, data: bool) -> bool:
+    if isinstance(leaf, Tensor):
+        learnt = leaf.is_leaf and leaf.requires_grad
+        return data and not learnt and leaf.dim() > 0 and leaf.shape[0] == batch
+    return _one_object_an_image(leaf) and len(leaf) == batch
+
+
+def _one_object_an_image(value: Any) -> bool:
+    """Whether this is a list of objects that are no data, as samples of mmpretrain."""
+    plain = (Tensor, nn.Module, str, bytes, int, float, complex, type(None))
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(pytree.tree_is_leaf(each) for each in value)
+        and not any(isinstance(each, plain) or callable(each) for each in value)
+        and not any(isinstance(each, torch.dtype | torch.device) for each in value)
+    )
+
+
+def _name(path: Any) -> str:
+    """`args[0]["img"]` or `labels`, as the loop would write it."""
+    (kind, *rest) = path
+    if getattr(kind, "idx", 0) == 1 and rest:
+        return str(getattr(rest[0], "key", rest[0])) + pytree.keystr(tuple(rest[1:]))
+    return "args" + pytree.keystr(tuple(rest))

@@ -1,0 +1,208 @@
+"""One call of a criterion on the outputs of a training forward.
+
+The network ran once on all views; its caller sees the first view's rows. A call of the
+criterion on them is recognised, through whatever wrapper cast, cloned or viewed them,
+and repeated for each further view with the caller's own targets and arguments. So
+targets of any kind, class weights and every reduction keep their meaning.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction as legacy
+from torch.utils import _pytree as pytree
+
+from dai_plugin.training.outputs import Outputs
+
+# Copies of smaller arguments are kept, in case the criterion changes them in place.
+_SMALL = 2**20
+
+
+class Snapshot:
+    """The arguments of a criterion call as they are before it.
+
+    Args:
+        args: positional arguments of the caller.
+        kwargs: keyword arguments of the caller.
+    """
+
+    def __init__(self, args: Sequence[Any], kwargs: Any) -> None:
+        leaves, self._structure = pytree.tree_flatten((tuple(args), kwargs))
+        self._versions = [
+            leaf._version if isinstance(leaf, Tensor) else 0 for leaf in leaves
+        ]
+        self.leaves = leaves
+        self._copies = {
+            i: leaf.clone()
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor)
+            and not leaf.requires_grad
+            and leaf.numel() <= _SMALL
+        }
+
+    def untouched(self, i: int) -> Any:
+        """Argument i as it was before the call.
+
+        Raises:
+            RuntimeError: the call changed it, and it is too large to be kept.
+        """
+        leaf = self.leaves[i]
+        if not isinstance(leaf, Tensor) or leaf._version == self._versions[i]:
+            return leaf
+        if i in self._copies:
+            return self._copies[i].clone()
+        raise RuntimeError(
+            f"the criterion changed its argument {i} of shape {list(leaf.shape)} in "
+            "place, so that the further views would get the changed one; let it work "
+            "on a copy"
+        )
+
+    def rebuilt(self, leaves: list[Any]) -> Any:
+        """`(args, kwargs)` with other leaves."""
+        return pytree.tree_unflatten(leaves, self._structure)
+
+
+class Call:
+    """A criterion call on the outputs of a training forward.
+
+    Args:
+        outputs: of the forward.
+        num_views: M.
+        before: its arguments.
+
+    Attributes:
+        carries: whether the primary output is among the arguments, so that the
+            invariance terms are added to this call.
+        reached: number of the first output among the arguments.
+        shapes: of the outputs among the arguments.
+        targets: the other tensors among the arguments.
+        labels: the first of them that holds hard labels, if one does.
+        arguments: `(args, kwargs)` of the caller.
+        losses: what the criterion returned for each view: its first tensor.
+    """
+
+    def __init__(self, outputs: Outputs, num_views: int, before: Snapshot) -> None:
+        self.outputs, self.num_views, self._before = outputs, num_views, before
+        tensors = {i: t for i, t in enumerate(before.leaves) if isinstance(t, Tensor)}
+        found = {i: outputs.find(t) for i, t in tensors.items()}
+        self._found = {i: o for i, o in found.items() if o is not None}
+        self.arguments = before.rebuilt(before.leaves)
+        self._others = [i for i in tensors if i not in self._found]
+        self.targets = [tensors[i] for i in self._others]
+        self.carries = outputs.primary in self._found.values()
+        self.reached = min(self._found.values(), default=None)
+        self.shapes = [tensors[i].shape for i in self._found]
+        self.losses: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The first argument with hard labels, as it was before the call."""
+        kept = [self._before.untouched(i) for i in self._others]
+        hard = [t for t in kept if t.dim() == 1 and not t.is_floating_point()]
+        return next(iter(hard or kept), None)
+
+    def run(self, criterion: Callable[..., Any], first: Any) -> None:
+        """Runs the criterion on each further view; `first` is its stock result.
+
+        Raises:
+            TypeError: the criterion returned no tensor.
+        """
+        self._result, self._form = pytree.tree_flatten(first)
+        places = [i for i, x in enumerate(self._result) if isinstance(x, Tensor)]
+        if not places:
+            raise TypeError(
+                f"the criterion returned {type(first).__name__}; it must return a "
+                "tensor, or a tuple or dict whose first tensor is the loss, for the "
+                "invariance terms to be added to"
+            )
+        self._place = places[0]
+        self.losses = [self._result[self._place]]
+        for v in range(1, self.num_views):
+            args, kwargs = self._arguments(functools.partial(self._view, v))
+            self.losses.append(_first_tensor(criterion(*args, **kwargs)))
+
+    def mean(self) -> Tensor:
+        """The task loss: the views' losses, averaged."""
+        first, *others = self.losses
+        return sum(others, first) / self.num_views if others else first
+
+    def with_loss(self, total: Tensor) -> Any:
+        """What the caller gets: the first view's result, with this loss in it."""
+        leaves = list(self._result)
+        leaves[self._place] = total
+        return pytree.tree_unflatten(leaves, self._form)
+
+    def sums(self, criterion: Callable[..., Any]) -> bool:
+        """Whether the criterion sums over images, tried with all views at once.
+
+        A sum over all rows is num_views times the mean of the views' losses, a mean
+        over them is that mean. For what is neither, no.
+        """
+        views = [v.detach() for v in self.losses]
+        if self.num_views == 1 or views[0].dim():
+            return False
+        devices = {t.device for t in self.targets if t.device.type == "cuda"}
+        with torch.no_grad(), torch.random.fork_rng(list(devices)):
+            try:
+                args, kwargs = self._arguments(self._all_rows)
+                together = _first_tensor(criterion(*args, **kwargs))
+            except Exception:
+                return False  # a criterion that takes no other number of rows
+        expected = sum(views, torch.zeros_like(views[0]))
+        near = torch.isclose(together, expected, rtol=0.05)
+        other = torch.isclose(together, expected / self.num_views, rtol=0.05)
+        return bool(near & ~other)
+
+    def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
+        return self.outputs.view(self._found[i], v, leaf)
+
+    def _all_rows(self, i: int, leaf: Tensor) -> Tensor:
+        views = [leaf, *(self._view(v, i, leaf) for v in range(1, self.num_views))]
+        return torch.cat([view.detach() for view in views])
+
+    def _arguments(self, output: Callable[[int, Tensor], Tensor]) -> Any:
+        whole = output == self._all_rows
+        leaves = []
+        for i, leaf in enumerate(self._before.leaves):
+            if i in self._found:
+                leaves.append(output(i, leaf))
+                continue
+            kept = self._before.untouched(i)
+            images = self.outputs.images
+            if whole and isinstance(kept, Tensor) and kept.shape[:1] == (images,):
+                kept = torch.cat([kept] * self.num_views)
+            leaves.append(kept)
+        return self._before.rebuilt(leaves)
+
+
+def told_reduction(criterion: Any, args: Any, kwargs: Any) -> str | None:
+    """The reduction that a call or its criterion names, by position, too."""
+    function = getattr(criterion, "func", criterion)  # of a functools.partial
+    bound = dict(getattr(criterion, "keywords", {}))
+    try:
+        signature = inspect.signature(function)
+        bound |= signature.bind_partial(*args, **kwargs).arguments
+        known = {
+            name: parameter.default for name, parameter in signature.parameters.items()
+        }
+    except (TypeError, ValueError):
+        bound, known = bound | dict(kwargs), {}
+    old = bound.get("size_average"), bound.get("reduce")
+    if any(flag is not None for flag in old):
+        return str(legacy.legacy_get_string(*old, emit_warning=False))
+    own = getattr(criterion, "reduction", None)
+    default = known.get("reduction")
+    found = bound.get("reduction", own if isinstance(own, str) else default)
+    return found if isinstance(found, str) else None
+
+
+def _first_tensor(result: Any) -> Tensor:
+    found: Tensor = next(x for x in pytree.tree_leaves(result) if isinstance(x, Tensor))
+    return found

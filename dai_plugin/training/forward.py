@@ -1,0 +1,168 @@
+"""The hooks on the network itself: arguments in, the first view's outputs out."""
+
+import logging
+import sys
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin.training.arguments import Arguments, Remembered
+from dai_plugin.training.hooks import Hook, in_backward
+from dai_plugin.training.steps import Steps
+from dai_plugin.training.watch import calls_of, raising
+
+logger = logging.getLogger("dai_plugin")
+
+NO_DATA_PARALLEL = (
+    "DataParallel replicates the network at each step and loses its hooks: attach to "
+    "the network inside, attach(model.module, criterion), and use one device, or "
+    "DistributedDataParallel, as `accelerate launch train.py` does"
+)
+
+
+class Loss(Protocol):
+    """How a forward ends in a loss."""
+
+    def begin(self, arguments: Arguments) -> None:
+        """Sees the arguments of a training forward."""
+
+    def end(self, args: Any, kwargs: Any) -> Any:
+        """What the caller of the forward gets."""
+
+    def evaluating(self) -> None:
+        """A forward in evaluation begins."""
+
+
+class Forward:
+    """The forwards of one attached network.
+
+    Args:
+        steps: of the network.
+        loss: how they end.
+        owner: whom `attached(model)` finds.
+
+    Attributes:
+        calls: of the network, in any mode.
+    """
+
+    def __init__(self, steps: Steps, loss: Loss, owner: Any) -> None:
+        self._steps, self._loss = steps, loss
+        self._remembered = Remembered()
+        self._arguments: Arguments | None = None
+        self._inner = 0
+        self._warned = False
+        opaque: Any = torch.compiler.disable
+        # Opaque to the compiler: what happens once a step would break its graph in many
+        # places, while the network itself, layer hooks included, stays one graph.
+        before, after = Hook(opaque(self._before), owner), Hook(opaque(self._after))
+        base = steps.base
+        self._handles = [
+            base.register_forward_pre_hook(before, with_kwargs=True),
+            base.register_forward_hook(after, with_kwargs=True, always_call=True),
+        ]
+
+    def remove(self) -> None:
+        """Takes the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        steps = self._steps
+        if steps.hooks.visit is not None:  # a look, which is no forward
+            return None
+        if getattr(module, "_is_replica", False):
+            raise TypeError(NO_DATA_PARALLEL)
+        steps.usage.calls += 1
+        if steps.hooks.current is not None:
+            if calls_of(module) > 1:
+                self._inner += 1  # the network calls itself: these are rows already
+                return None
+            steps.discard()  # an interrupt ended the forward before this one
+        self._inner = 0
+        if not steps.active:
+            if not steps.base.training:  # a look under no_grad leaves the step open
+                self._loss.evaluating()
+                steps.end()
+                steps.ledger.settle()
+            return None
+        if in_backward():
+            raise RuntimeError(
+                "the whole attached network is recomputed by activation checkpointing, "
+                "which would draw other views; checkpoint the blocks inside it instead"
+            )
+        return self._open(args, kwargs)
+
+    def _open(self, args: Any, kwargs: Any) -> Any:
+        steps = self._steps
+        arguments = Arguments(args, kwargs, steps.base)
+        self._remembered.check(arguments)
+        for name, leaf in arguments.others.items():
+            if _has_pixels(name, leaf, arguments.images):
+                steps.refuse_dense(leaf, arguments.images.shape[0])
+        self._loss.begin(arguments)
+        step, rows = steps.open(arguments.images)
+        self._arguments = arguments
+        steps.hooks.current = step
+        return arguments.expanded(rows, steps.settings.num_views)
+
+    def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        steps = self._steps
+        if steps.hooks.visit is not None:
+            return None
+        if self._inner:
+            self._inner -= 1
+            return None
+        if steps.hooks.current is None:
+            return self._watch_evaluation(output)
+        step = steps.hooks.current
+        if output is None and raising():
+            self._explain()
+            return steps.discard()
+        try:
+            steps.close(step, args, kwargs)
+            steps.split(step, output)
+            return self._loss.end(args, kwargs)
+        except BaseException:
+            steps.discard()
+            raise
+
+    def _explain(self) -> None:
+        """Says beside an error of the network's which arguments were not repeated."""
+        error, arguments, steps = sys.exc_info()[1], self._arguments, self._steps
+        views = steps.settings.num_views
+        if error is None or arguments is None or views == 1:
+            return
+        images = arguments.images.shape[0]
+        kept = arguments.as_they_came()
+        names = f"; not repeated, since they have not {images} rows: {', '.join(kept)}"
+        error.add_note(
+            f"dai_plugin: this training forward ran on {views * images} rows "
+            f"({images} images x {views} views), and so did every argument with "
+            f"{images} rows{names if kept else ''}"
+        )
+
+    def _watch_evaluation(self, output: Any) -> None:
+        """Warns once if a network in evaluation mode is trained past the plugin."""
+        if self._warned or not torch.is_grad_enabled() or self._steps.active:
+            return
+        for leaf in pytree.tree_leaves(output):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(self._warn_evaluation)  # type: ignore[no-untyped-call]
+                return
+
+    def _warn_evaluation(self, _: Tensor) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "gradients flow through a network in evaluation mode, without views "
+                'and invariance loss; attach with when="grad" to train it so'
+            )
+
+
+def _has_pixels(name: str, leaf: Tensor, images: Tensor) -> bool:
+    """Whether an argument belongs to the pixels of the images, as masks do."""
+    named = any(word in name.lower() for word in ("label", "target", "mask"))
+    alike = leaf.shape[-2:] == images.shape[-2:]
+    return leaf.dim() > 2 and (named or alike)

@@ -1,0 +1,123 @@
+"""A look at the network: one more run that leaves no trace.
+
+Sizes alone do not tell an image's row from a feature, or a class, of which there happen
+to be as many. So, where they leave a doubt, the network runs once on one row more: what
+grows with the rows belongs to them. Nothing of that run stays: no gradient, no
+statistics of batch norm, no random numbers drawn.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin.losses.tap import Version
+from dai_plugin.losses.weights import Key
+from dai_plugin.training.hooks import LayerHooks
+
+
+class Look:
+    """What a run on `rows + 1` rows showed.
+
+    Attributes:
+        outputs: shapes of the tensors that the network returned, by their number.
+        layers: shapes of what each call of a layer returned.
+        overwritten: names of layers whose activation was overwritten in place.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: dict[int, torch.Size] = {}
+        self.layers: dict[Key, list[torch.Size]] = {}
+        self._versions: dict[Key, list[Version]] = {}
+
+    @property
+    def overwritten(self) -> list[str]:
+        """Names of layers whose activation was overwritten in place."""
+        found = [k for k, vs in self._versions.items() if any(v.changed() for v in vs)]
+        return list(dict.fromkeys(name for name, _ in found))
+
+    def visit(self, name: str, output: Any) -> None:
+        """Notes what a layer returned."""
+        key = name, sum(layer == name for layer, _ in self.layers)
+        tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+        self.layers[key] = [t.shape for t in tensors]
+        self._versions[key] = [Version(t) for t in tensors]
+
+
+def look(hooks: LayerHooks, args: Any, kwargs: Any, rows: int) -> Look:
+    """Runs the network once more, on the same arguments with one row more.
+
+    Args:
+        hooks: of the network.
+        args: positional arguments of the forward, as they are with views.
+        kwargs: its keyword arguments.
+        rows: num_views * B.
+    """
+
+    def grown(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows:
+            return torch.cat([leaf, leaf[:1]]).detach()
+        return leaf
+
+    seen = Look()
+    args, kwargs = pytree.tree_map(grown, (args, kwargs))
+    with untouched(hooks.base), torch.no_grad(), _eager():
+        hooks.visit = seen.visit
+        try:
+            output = hooks.base(*args, **kwargs)
+        finally:
+            hooks.visit = None
+    for number, leaf in enumerate(pytree.tree_leaves(output)):
+        if isinstance(leaf, Tensor):
+            seen.outputs[number] = leaf.shape
+    return seen
+
+
+def answers_to(hooks: LayerHooks, args: Any, kwargs: Any, name: str) -> bool:
+    """Whether what the network returns depends on a number among its keywords.
+
+    Args:
+        hooks: of the network.
+        args: positional arguments of the forward, as they are with views.
+        kwargs: its keyword arguments.
+        name: of the keyword; tried as it is and doubled.
+    """
+    found = []
+    for times in (1, 2):
+        changed = {**kwargs, name: kwargs[name] * times}
+        with untouched(hooks.base), torch.no_grad(), _eager():
+            hooks.visit = lambda *_: None
+            try:
+                output = hooks.base(*args, **changed)
+            finally:
+                hooks.visit = None
+        found.append([t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)])
+    return any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@contextmanager
+def untouched(base: nn.Module) -> Iterator[None]:
+    """Works on copies of the buffers, and puts the random streams back.
+
+    Copies, because a buffer that is written to can be no part of a backward to come.
+    """
+    kept = [(m, name, b) for m in base.modules() for name, b in m._buffers.items()]
+    copies = {id(b): b.clone() for _, _, b in kept if b is not None}
+    places = [p.device for p in base.parameters() if p.device.type == "cuda"]
+    with torch.random.fork_rng(list(dict.fromkeys(places))):
+        try:
+            for module, name, buffer in kept:
+                module._buffers[name] = copies.get(id(buffer))
+            yield
+        finally:
+            for module, name, buffer in kept:
+                module._buffers[name] = buffer
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,227 @@
+"""Where the loss of a step is taken: at the criterion, or in the network's output."""
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dai_plugin.training.arguments import COUNT, Arguments
+from dai_plugin.training.criterion import Call, Snapshot, told_reduction
+from dai_plugin.training.objective import factor
+from dai_plugin.training.past import Past
+from dai_plugin.training.step import Step
+from dai_plugin.training.steps import Steps
+from dai_plugin.views.expand import repeat_targets
+
+logger = logging.getLogger("dai_plugin")
+
+
+class CriterionLoss:
+    """Takes the loss at the calls of a criterion (`attach(model, criterion)`)."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._past = Past(steps)
+        self._sums: bool | None = None  # whether the criterion sums over images
+        self._ended: list[weakref.ref[Tensor]] = []
+
+    def begin(self, arguments: Arguments) -> None:
+        """Remembers what the forward before this one returned."""
+        self._move_terms()
+        self._remember()
+
+    def evaluating(self) -> None:
+        """The same."""
+        self._move_terms()
+        self._remember()
+
+    def end(self, args: Any, kwargs: Any) -> Any:
+        """The first view's outputs."""
+        step = self._steps.current
+        assert step is not None
+        assert step.outputs is not None
+        return step.outputs.first
+
+    def match(self, before: Snapshot) -> Call | None:
+        """The call, if it is about the outputs of the current step."""
+        step = self._steps.current
+        outputs = None if step is None else step.outputs
+        tensors = [t for t in before.leaves if isinstance(t, Tensor)]
+        ended = [t for t in tensors if any(r() is t for r in self._ended)]
+        if outputs is None:
+            self._past.saw(tensors, step, bool(ended))
+            return None
+        call = Call(outputs, self._steps.settings.num_views, before)
+        if not call:
+            self._past.saw(tensors, step, bool(ended))
+            return None
+        if ended:
+            raise RuntimeError(
+                "the criterion got outputs of two training forwards: those of the "
+                "first were replaced when the second began, so that its further views "
+                "are gone. Run the network once on both batches, torch.cat([a, b]), "
+                "and part its output inside the criterion"
+            )
+        return call
+
+    def combine(self, match: Call, criterion: Any, call: Any, result: Any) -> Any:
+        """The objective, in the place of the criterion's own loss."""
+        step = self._steps.current
+        assert step is not None
+        match.run(call, result)
+        task = match.mean()
+        self._past.reset()
+        if not match.carries:
+            step.reached = match.reached
+            return match.with_loss(factor(step, self._steps.settings) * task)
+        self._refuse_dense(match)
+        labels = match.labels if self._steps.settings.beta else None
+        total = self._steps.total(
+            step,
+            task,
+            None
+            if labels is None
+            else repeat_targets(labels, self._steps.settings.num_views),
+            scale=step.images if self._is_sum(match, criterion, call) else 1.0,
+            ignore_index=getattr(criterion, "ignore_index", -100),
+        )
+        return match.with_loss(total)
+
+    def discard(self) -> None:
+        """Drops the step of a call that raised."""
+        self._steps.discard()
+
+    def _is_sum(self, match: Call, criterion: Any, call: Any) -> bool:
+        told = told_reduction(criterion, *match.arguments)
+        if told is not None:
+            return told == "sum"
+        if self._sums is None:
+            self._sums = match.sums(call)
+        return self._sums
+
+    def _refuse_dense(self, match: Call) -> None:
+        for target in match.targets:
+            # A float argument of another shape is no target (the images, say).
+            if not target.is_floating_point() or target.shape in match.shapes:
+                self._steps.refuse_dense(target, match.outputs.images)
+
+    def _remember(self) -> None:
+        step = self._steps.current
+        if step is not None and step.outputs is not None:
+            self._ended = [weakref.ref(t) for t in step.outputs.returned()]
+
+    def _move_terms(self) -> None:
+        """If another output than the first reached the criterion, the terms follow."""
+        step, steps = self._steps.current, self._steps
+        if step is None or step.called or step.reached is None or steps.carrier:
+            return
+        steps.carry(step.reached)
+        steps.ledger.drop(step)
+        steps.ledger.missed += 1
+        logger.warning(
+            "the criterion got output %d of the network and never the first one, "
+            "with which the invariance losses went: they were not trained in this "
+            "step, and go with output %d from now on",
+            step.reached,
+            step.reached,
+        )
+
+
+class OwnLoss:
+    """Takes the loss out of what the network returns (`attach(model)`)."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._labels: Tensor | None = None
+        self._counts: bool | None = None  # whether the model uses the loop's count
+
+    def begin(self, arguments: Arguments) -> None:
+        """Finds the labels, for class-wise terms."""
+        found = {n: t for n, t in arguments.others.items() if t.dim() == 1}
+        named = [t for n, t in found.items() if "label" in n or "cls" in n]
+        hard = [t for t in found.values() if not t.is_floating_point()]
+        self._labels = next(iter([*named, *hard]), None)
+
+    def evaluating(self) -> None:
+        """Nothing is to be done."""
+
+    def end(self, args: Any, kwargs: Any) -> Any:
+        """The first view's outputs, with the objective for their loss."""
+        step, settings = self._steps.current, self._steps.settings
+        assert step is not None
+        outputs = step.outputs
+        assert outputs is not None
+        loss = _entry(outputs.first, settings.loss)
+        place = outputs.place_of(loss)
+        views = outputs.rows_of(place)
+        task = loss if views is None else torch.stack(views).mean(0)
+        labels = self._labels
+        total = self._steps.total(
+            step,
+            task,
+            None if labels is None else repeat_targets(labels, settings.num_views),
+            scale=self._scale(step, args, kwargs, task),
+        )
+        return _with_entry(outputs.first, settings.loss, total)
+
+    def _scale(self, step: Step, args: Any, kwargs: Any, task: Tensor) -> Any:
+        """Of the terms: the share of this micro-batch in the loop's count of images.
+
+        A model that uses the count returns a sum over rows divided by it; one that
+        ignores it returns a mean, which a look at the network tells apart.
+        """
+        count = kwargs.get(COUNT)
+        if count is None:
+            return 1.0
+        images = count / self._steps.settings.num_views
+        if self._counts is None:
+            whole = bool(torch.as_tensor(images == step.images))
+            if whole:  # no accumulation in this step: both are alike
+                return 1.0
+            self._counts = self._steps.uses(args, kwargs, COUNT)
+        return step.images / images if self._counts else 1.0
+
+
+def _entry(output: Any, name: str | int) -> Tensor:
+    """The loss in what the network returned.
+
+    Raises:
+        TypeError: there is none.
+    """
+    found = None
+    if isinstance(name, int):
+        if isinstance(output, list | tuple) and -len(output) <= name < len(output):
+            found = output[name]
+    elif isinstance(output, dict):
+        found = output.get(name)
+    else:
+        found = getattr(output, name, None)
+    if isinstance(found, Tensor):
+        return found
+    held = f" with {list(output)}" if isinstance(output, dict) else ""
+    raise TypeError(
+        "criterion=None means that the model returns its loss (output.loss or "
+        f'output["loss"]; loss={name!r} was asked for), but it returned '
+        f"{type(output).__name__}{held} without one; give attach the criterion, the "
+        "model its labels, or say where the loss is: loss=0 for the first of a tuple, "
+        'loss="name" for a key or an attribute'
+    )
+
+
+def _with_entry(output: Any, name: str | int, value: Tensor) -> Any:
+    if isinstance(output, dict):
+        output[name] = value
+        return output
+    if isinstance(output, tuple) and hasattr(output, "_replace"):
+        fields: Any = output
+        field = fields._fields[name] if isinstance(name, int) else name
+        return fields._replace(**{field: value})
+    if isinstance(output, list | tuple):
+        assert isinstance(name, int)
+        changed = list(output)
+        changed[name] = value
+        return type(output)(changed)
+    setattr(output, str(name), value)
+    return output

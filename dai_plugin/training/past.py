@@ -1,0 +1,119 @@
+"""Training that goes on past the hooks: the second such criterion call raises.
+
+A criterion call whose arguments come from the parameters of the attached network, but
+not from a forward of it, was made with `model.forward(images)` or a network inside it;
+one whose arguments come from other parameters of the same shapes, with a copy or a
+network that a framework built anew.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dai_plugin.training.step import Step
+from dai_plugin.training.steps import Steps
+
+logger = logging.getLogger("dai_plugin")
+
+_MOST = 20_000  # nodes of a graph that are walked
+
+
+class Past:
+    """Watches criterion calls that are about no output of the current step."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._count = 0
+        self._warned = False
+
+    def reset(self) -> None:
+        """A call reached the attached network: nothing goes past it."""
+        self._count = 0
+
+    def saw(self, tensors: Sequence[Tensor], step: Step | None, ended: bool) -> None:
+        """Judges a call that was not matched.
+
+        Args:
+            tensors: its arguments.
+            step: the current one.
+            ended: whether outputs of an earlier step are among them.
+
+        Raises:
+            RuntimeError: it is the second call in a row past the hooks, if strict.
+        """
+        if ended:
+            self._say_ended(step)
+            return
+        moving = [t for t in tensors if t.requires_grad]
+        if not moving or not self._steps.active:
+            return
+        for tensor in moving:
+            outputs = None if step is None else step.outputs
+            origin = outputs.origin(tensor) if outputs else None
+            if origin is not None and step is not None:
+                step.complaint = origin
+                return
+        if self._past(moving):
+            self._complain()
+
+    def _say_ended(self, step: Step | None) -> None:
+        if step is not None:
+            step.complaint = (
+                "the output of an earlier training forward: two forwards were run "
+                "before one loss"
+            )
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "the criterion was called on outputs whose step had ended (with "
+                "another forward, or with an evaluation): that call returned the "
+                "stock loss"
+            )
+
+    def _past(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the tensors come from the network's parameters, or from its like."""
+        found = _parameters(tensors)
+        own = [p for p in self._steps.base.parameters() if p.requires_grad]
+        mine = {id(p) for p in own}
+        if any(id(p) in mine for p in found):
+            return True
+        if self._steps.ledger.forwards or not found:
+            return False
+        shapes = Counter(p.shape for p in own)
+        return not Counter(p.shape for p in found) - shapes
+
+    def _complain(self) -> None:
+        self._count += 1
+        message = (
+            "the criterion was called in training on what no forward of the attached "
+            "network returned: that call gave the stock loss, without views and "
+            "invariance. Call the network that was given to attach, model(images): "
+            "neither model.forward(images), nor a copy of it, nor a network inside it, "
+            "nor one that a framework has built anew"
+        )
+        if self._count > 1 and self._steps.settings.strict:
+            self._count = 0
+            raise RuntimeError(f"{message}. This happened twice in a row")
+        if self._count == 1:
+            logger.warning("%s. The next time is an error unless strict=False", message)
+
+
+def _parameters(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves that the tensors were computed from."""
+    queue: list[Any] = [t.grad_fn for t in tensors]
+    seen: set[Any] = set()
+    found = []
+    while queue and len(seen) < _MOST:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        queue += [following for following, _ in node.next_functions]
+    return found

@@ -1,0 +1,154 @@
+"""One training forward: everything that is true of it, and nothing else's."""
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.tap import Version
+from dai_plugin.losses.weights import Key
+from dai_plugin.training.outputs import Outputs
+
+
+@dataclass(eq=False)
+class Step:
+    """A training forward, from its views to the backward of its loss.
+
+    A new one each forward, replaced as a whole.
+
+    Attributes:
+        number: of the step in the random stream.
+        multiplier: of alpha and beta, as scheduled.
+        images: B.
+        rows: `[num_views * B, ...]`, the batch that the network gets, until the forward
+            has ended; layers compare their sizes with its own.
+        groups: of the rows.
+        graph: whether the sums of the layers are to have a gradient.
+        parts: sums of squares of each call of a layer, in the order of the calls.
+        centres: means of all rows, where other processes need them.
+        activations: kept for losses that need the labels.
+        versions: of the activations when they were measured; like the next two only
+            where no compiler was at work.
+        shapes: of the activations.
+        frozen: whether an activation needed no gradient.
+        losses: invariance losses `[calls]`, once the forward has ended.
+        class_losses: class-wise ones, once the labels are known.
+        outputs: what the network returned, once the forward has ended.
+        started: sequence number of autograd when the forward began.
+        ran: whether the forward has begun.
+        reached: number of the first output that a criterion got, if one did.
+        called: whether a loss with the invariance terms was handed out.
+        passed: whether a gradient came back to the network's output.
+        trained: whether the backward of that loss ran.
+        complaint: what the loop did instead, where that is known.
+    """
+
+    number: int
+    multiplier: float
+    images: int
+    rows: Tensor | None
+    groups: ViewGroups
+    graph: bool
+    parts: dict[Key, Tensor] = field(default_factory=dict)
+    centres: dict[Key, Tensor] = field(default_factory=dict)
+    activations: dict[Key, Tensor] = field(default_factory=dict)
+    versions: dict[Key, Version] = field(default_factory=dict)
+    shapes: dict[Key, torch.Size] = field(default_factory=dict)
+    frozen: dict[Key, bool] = field(default_factory=dict)
+    losses: Tensor | None = None
+    class_losses: Tensor | None = None
+    outputs: Outputs | None = None
+    started: int = field(default_factory=lambda: sequence_number())
+    ran: bool = True
+    reached: int | None = None
+    called: bool = False
+    passed: bool = False
+    trained: bool = False
+    complaint: str = ""
+    _marks: list["weakref.ref[Any]"] = field(default_factory=list)
+
+    @property
+    def fired(self) -> list[Key]:
+        """The calls of the layers, in their order."""
+        return list(self.parts)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a loss of this step may still be back-propagated.
+
+        The hook of a tensor lives as long as the graph that it belongs to.
+        """
+        alive = any(mark() is not None for mark in self._marks)
+        return self.called and alive and not self.trained and not self.passed
+
+    def watch_output(self, output: Tensor) -> None:
+        """Notes when a gradient comes back to what the network returned."""
+        if output.requires_grad:
+            output.register_hook(_Passed(self))  # type: ignore[no-untyped-call]
+
+    def watch_total(self, total: Tensor) -> None:
+        """Notes when this loss is back-propagated."""
+        self.called = True
+        if not total.requires_grad:
+            self.trained = True  # everything is frozen: nothing is to be trained
+            return
+        mark = _Trained(self)
+        self._marks.append(weakref.ref(mark))
+        total.register_hook(mark)
+
+    def forget(self, names: list[str]) -> None:
+        """Leaves out what these layers gave."""
+        given = (self.parts, self.centres, self.activations, self.versions)
+        for of_calls in (*given, self.shapes, self.frozen):
+            for key in [key for key in of_calls if key[0] in names]:
+                del of_calls[key]  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Ends the forward."""
+        self.rows = None
+
+    def let_go(self) -> None:
+        """Forgets what nobody needs after its backward."""
+        self.activations.clear()
+        self.rows = None
+
+    def release(self) -> None:
+        """Forgets every tensor, and with them the graph."""
+        self.let_go()
+        self.parts.clear()
+        self.centres.clear()
+        self.versions.clear()
+        self.losses = self.class_losses = None
+        if self.outputs is not None:
+            self.outputs.release()
+            self.outputs = None
+
+
+class _Passed:
+    def __init__(self, step: Step) -> None:
+        self._step = weakref.ref(step)
+
+    def __call__(self, _: Tensor) -> None:
+        if (step := self._step()) is not None:
+            step.passed = True
+
+
+class _Trained:
+    def __init__(self, step: Step) -> None:
+        # Strongly: who asks later whether it ran holds the step, not this.
+        self._step: Step | None = step
+
+    def __call__(self, _: Tensor) -> None:
+        if self._step is not None:
+            self._step.trained = True
+            self._step.let_go()
+            self._step = None
+
+
+def sequence_number() -> int:
+    """Of the next node that autograd makes in this thread."""
+    number: int = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+    return number

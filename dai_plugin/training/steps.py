@@ -1,0 +1,363 @@
+"""Steps of one network, opened and closed: shared by `attach` and explicit form."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dai_plugin.layers import select_layers, unwrap
+from dai_plugin.losses import ranks
+from dai_plugin.losses.groups import ViewGroups
+from dai_plugin.losses.ratio import variance_ratio
+from dai_plugin.losses.weights import key_name
+from dai_plugin.settings import Settings
+from dai_plugin.training.growth import Growth
+from dai_plugin.training.hooks import LayerHooks, hooked
+from dai_plugin.training.ledger import Ledger
+from dai_plugin.training.look import Look, answers_to, look
+from dai_plugin.training.notice import tell, warn
+from dai_plugin.training.objective import Weights, objective
+from dai_plugin.training.outputs import Outputs
+from dai_plugin.training.step import Step
+from dai_plugin.views.expand import expand, mix_seed
+from dai_plugin.views.normalization import Normalization
+from dai_plugin.views.pixels import Pixels
+from dai_plugin.views.schemes import find_scheme, moves_pixels
+from dai_plugin.wrappers import check_hookable
+
+logger = logging.getLogger("dai_plugin")
+
+_FIRST = 3  # steps in which what a scheme returns is checked
+
+
+class Usage:
+    """How often the network was called, in any mode; it outlives the network."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class Steps:
+    """Opens a step before a training forward, and closes it after.
+
+    Args:
+        model: the network, wrapped or not.
+        settings: of the run.
+
+    Attributes:
+        base: the network inside its wrappers.
+        usage: of the network.
+        current: the step whose loss is still to come, if there is one.
+        ledger: what became of the forwards.
+        hooks: on the chosen layers.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80}")
+        check_hookable(model)
+        self.settings, self.base = settings, unwrap(model)
+        if hooked(self.base):
+            raise RuntimeError(
+                f"something is attached to this {type(self.base).__name__} already; "
+                "remove it first: dai_plugin.attached(model).remove()"
+            )
+        self.scheme = find_scheme(settings.scheme)
+        self.pixels = Pixels(self.base, settings.mean, settings.std)
+        self.seed = (
+            torch.initial_seed() if settings.seed is None else int(settings.seed)
+        )
+        chosen = select_layers(self.base, settings.layers)
+        self.weights = Weights(settings, chosen)
+        self.hooks = LayerHooks(self.base, chosen, settings.beta > 0)
+        self.ledger = Ledger(settings.strict)
+        self.number = 0
+        self.current: Step | None = None
+        self.removed = False
+        self.growth = Growth()
+        self.last: dict[str, Tensor | None] = {}
+        self.names: list[str] = []
+        self.multiplier = 1.0
+        self.usage = Usage()
+        self._carrier: int | None = None
+        self._rank: int | None = None
+        self._agreed: dict[str, int] = {}
+        self._told = self._replaying = False
+
+    @property
+    def active(self) -> bool:
+        """Whether a forward now would be a training forward."""
+        training = self.settings.when == "grad" or self.base.training
+        return training and torch.is_grad_enabled() and not _tracing()
+
+    def open(self, images: Tensor) -> tuple[Step, Tensor]:
+        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images."""
+        if self.removed:
+            raise RuntimeError("this attachment was removed: attach anew to train on")
+        self.end()
+        self.ledger.settle()
+        _check_images(images)
+        if self._rank is None:
+            self._rank = _first_rank(images)
+        self.pixels.settle(images, ranks.from_first)
+        number = self.number - 1 if self._replaying and self.number else self.number
+        multiplier = self.settings.multiplier(number)
+        rows = self._rows(self.pixels.prepare(images), number)
+        step = self._step(number, multiplier, images.shape[0], rows)
+        self.hooks.bind()
+        self.number, self.multiplier, self.current = number + 1, multiplier, step
+        self.ledger.begin(step)
+        return step, rows
+
+    def _rows(self, images: Tensor, number: int) -> Tensor:
+        return expand(
+            images,
+            self.settings.num_views,
+            self.scheme,
+            first_view=self.settings.first_view,
+            normalization=self.pixels.known or Normalization(),
+            seed=mix_seed(self.seed, self._rank or 0, number),
+            check=number < _FIRST,
+        )
+
+    def _step(self, number: int, multiplier: float, images: int, rows: Tensor) -> Step:
+        count = rows.shape[0]
+        centred = self.settings.sync and ranks.world_size() > 1
+        if centred:
+            ranks.refuse_join()
+        settings = self.settings
+        groups = ViewGroups(settings.num_views, count, settings.correction, centred)
+        # Alike whatever the schedule says, since a recompute has to repeat it.
+        graph = settings.alpha > 0
+        return Step(number, multiplier, images, rows, groups, graph)
+
+    def close(self, step: Step, args: Any, kwargs: Any) -> None:
+        """Ends the forward of a step: takes over the losses of its layers."""
+        rows = step.groups.rows
+        self.hooks.close(step)
+        self._leave_out_spoiled(step, args, kwargs)
+        self.growth.begin(lambda: self._look(args, kwargs, rows))
+        self.growth.refuse_layers(step)
+        step.losses = self._losses(step)
+        self.names = [key_name(key) for key in step.fired]
+        if not self._told:
+            self._told = True
+            warn(step, self.settings, step.losses)
+            if not self._rank:
+                shares, known = self.weights.shares(step), self.pixels.known
+                tell(step, self.settings, shares, self.scheme, known)
+
+    def split(self, step: Step, output: Any) -> None:
+        """Takes over what the forward of a step returned."""
+        rows = step.groups.rows
+        step.outputs = Outputs(
+            output,
+            rows,
+            self.settings.num_views,
+            self.base,
+            lambda i, leaf: self.growth.of_output(i, leaf, rows),
+            self._carrier,
+        )
+        step.watch_output(step.outputs.main)
+
+    def _look(self, args: Any, kwargs: Any, rows: int) -> Look | None:
+        try:
+            return look(self.hooks, args, kwargs, rows)
+        except Exception as error:
+            logger.debug("a look at the network failed: %s", error)
+            return None
+
+    def uses(self, args: Any, kwargs: Any, name: str) -> bool:
+        """Whether a keyword changes the loss that the network returns."""
+        return answers_to(self.hooks, args, kwargs, name)
+
+    def _leave_out_spoiled(self, step: Step, args: Any, kwargs: Any) -> None:
+        """Lets "auto" leave out what the network overwrites in place."""
+        if self._told or self.settings.layers != "auto":
+            return
+        if len(step.versions) == len(step.parts):
+            changed = [key for key, v in step.versions.items() if v.changed()]
+            spoiled = list(dict.fromkeys(name for name, _ in changed))
+        else:  # a compiler was at work, which shows no versions
+            seen = self._look(args, kwargs, step.groups.rows)
+            spoiled = seen.overwritten if seen else []
+        if not spoiled:
+            return
+        self.hooks.drop(spoiled)
+        step.forget(spoiled)
+        logger.info("left out, because overwritten in place: %s", ", ".join(spoiled))
+        if not step.parts:
+            raise RuntimeError(
+                "every layer that layers='auto' chose is overwritten in place by a "
+                f"later operation: {spoiled}; name layers with layers="
+            )
+
+    def _losses(self, step: Step) -> Tensor:
+        """The invariance losses `[calls]` of the forward that ended."""
+        parts = list(step.parts.values())
+        stacked = torch.stack([each.to(parts[-1].device) for each in parts])
+        if not step.groups.centred:
+            return variance_ratio(stacked, step.groups)
+        sizes = {key_name(key): len(centre) for key, centre in step.centres.items()}
+        if sizes != self._agreed:
+            ranks.check_same_layers(sizes)
+            self._agreed = sizes
+        return ranks.global_losses(stacked, list(step.centres.values()), step.groups)
+
+    def total(
+        self,
+        step: Step,
+        task: Tensor,
+        labels: Tensor | None = None,
+        scale: float | Tensor = 1.0,
+        ignore_index: int = -100,
+    ) -> Tensor:
+        """The objective of a step from its task loss, a fresh tensor.
+
+        Raises:
+            RuntimeError: a measured activation was overwritten in place.
+        """
+        _refuse_overwritten(step)
+        assert step.losses is not None
+        losses = step.losses.to(task.device)
+        step.losses = losses
+        weights = self.weights(step, losses)
+        total = objective(
+            step, self.settings, weights, task, labels, scale, ignore_index
+        )
+        self.ledger.call(step)
+        step.watch_total(total)
+        self.last = {
+            "losses": losses.detach(),
+            "task": task.detach().clone(),
+            "total": total.detach().clone(),
+        }
+        return total
+
+    def carry(self, place: int) -> None:
+        """The output that the terms go with from now on."""
+        self._carrier = place
+
+    @property
+    def carrier(self) -> int | None:
+        """The output that the terms go with, if it is not the first."""
+        return self._carrier
+
+    def end(self) -> None:
+        """Lets go of the step whose loss was to come."""
+        step, self.current, self.hooks.current = self.current, None, None
+        if step is not None:
+            step.release()
+
+    def discard(self) -> None:
+        """The same after an error: the step counts neither as reached nor as missed."""
+        if self.current is not None:
+            self.ledger.drop(self.current)
+        self.end()
+
+    @contextmanager
+    def replay(self, enabled: bool = True) -> Iterator[None]:
+        """Training forwards inside repeat the views of the last step."""
+        before, self._replaying = self._replaying, enabled
+        try:
+            yield
+        finally:
+            self._replaying = before
+
+    def refuse_dense(self, target: Tensor, images: int) -> None:
+        """Raises if the target of so many images has pixels, which views move apart.
+
+        Raises:
+            ValueError: so it is.
+        """
+        dense = target.dim() > 2 and target.shape[0] == images
+        augmented = self.settings.first_view == "augmented"
+        moved = self.settings.num_views > 1 or augmented
+        if dense and moved and moves_pixels(self.scheme):
+            raise ValueError(
+                f"targets of shape {list(target.shape)} belong to pixels, which the "
+                f'scheme moves ({self.scheme}); use scheme="photometric"'
+            )
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and the last values."""
+        losses = self.last.get("losses")
+        values = [] if losses is None else losses.tolist()
+        return {
+            "forwards": self.ledger.forwards,
+            "criterion_calls": self.ledger.calls,
+            "missed": self.ledger.missed,
+            "layers": dict(zip(self.names, values, strict=False)),
+            "task_loss": _mean(self.last.get("task")),
+            "total_loss": _mean(self.last.get("total")),
+            "alpha": self.multiplier * self.settings.alpha,
+            "beta": self.multiplier * self.settings.beta,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, step and input range: plain numbers."""
+        known = self.pixels.known
+        return {
+            "seed": self.seed,
+            "step": self.number,
+            "mean": list(known.mean) if known else None,
+            "std": list(known.std) if known else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues the random stream where `state_dict` was taken."""
+        self.seed, self.number = int(state["seed"]), int(state["step"])
+        self.multiplier = self.settings.multiplier(max(self.number - 1, 0))
+        if state["mean"] is not None:
+            self.pixels.known = Normalization.given(
+                state["mean"], state["std"], "restored"
+            )
+
+    def remove(self) -> None:
+        """Takes away every hook on the layers."""
+        self.end()
+        self.hooks.remove()
+        self.removed = True
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4:
+        raise ValueError(
+            f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
+            "single image is images[None]"
+        )
+    if not len(images):
+        raise ValueError(
+            f"got an empty batch {list(images.shape)}: there is nothing to train on"
+        )
+
+
+def _first_rank(images: Tensor) -> int:
+    if images.is_floating_point() and not images.isfinite().all():
+        raise ValueError(
+            "the first batch of images holds NaN or infinite values; check the "
+            "data and its normalisation (a standard deviation of 0?)"
+        )
+    return ranks.rank()
+
+
+def _refuse_overwritten(step: Step) -> None:
+    changed = [key_name(key) for key, v in step.versions.items() if v.changed()]
+    if changed:
+        raise RuntimeError(
+            f"the activations of {changed} were overwritten in place after they "
+            "were measured (by a ReLU(inplace=True) that follows, say), which "
+            "spoils their gradient; choose the module that overwrites them "
+            "instead, or the block around both"
+        )
+
+
+def _tracing() -> bool:
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+
+
+def _mean(value: Tensor | None) -> float | None:
+    return None if value is None else value.float().mean().item()
