@@ -1,6 +1,12 @@
-"""Ultralytics' classification trainer, attached to from one of its callbacks."""
+"""Ultralytics' classification trainer, attached to from one of its callbacks.
 
-import tempfile
+In a process of its own: on import ultralytics exchanges functions of PIL and torch.
+"""
+
+import importlib.util
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -9,15 +15,8 @@ from test_trainers_loop import OPTIONS, trained
 
 from dai_plugin import attach, attached
 
-HOME = tempfile.TemporaryDirectory()  # for its settings file, else in the user's home
-with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("YOLO_CONFIG_DIR", HOME.name)
-    patch.setenv("YOLO_OFFLINE", "true")
-    classify = pytest.importorskip(
-        "ultralytics.models.yolo.classify", reason="needs --group integrations"
-    )
-
-pytestmark = pytest.mark.filterwarnings("default")  # they warn of their own
+if importlib.util.find_spec("ultralytics") is None:
+    pytest.skip("needs --group integrations", allow_module_level=True)
 
 
 @pytest.fixture
@@ -31,27 +30,27 @@ def folder(tmp_path):
             pixels = torch.randint(256, (32, 32, 3), generator=generator)
             picture = Image.fromarray(pixels.to(torch.uint8).numpy())
             picture.save(place / f"{index}.png")
-    return tmp_path / "data"
+    return tmp_path
 
 
-@pytest.fixture
-def trainer(folder, tmp_path):
-    """Three epochs of three batches; no plots, which would ask for a font."""
-    threads = torch.get_num_threads()
-    yield classify.ClassificationTrainer(
+def train(folder):
+    """Three epochs of three batches; no plots, which would ask for a font.
+
+    Returns:
+        The attachment's `stats()`, the losses that the trainer saw, whether its average
+        and its saved network are free of the plugin, and both networks' keys.
+    """
+    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
+    from ultralytics.models.yolo.classify import ClassificationTrainer
+
+    trainer = ClassificationTrainer(
         overrides={
-            "model": "yolo11n-cls.yaml", "data": str(folder), "epochs": 3, "batch": 4,
-            "imgsz": 32, "device": "cpu", "workers": 0, "amp": False, "plots": False,
-            "project": str(tmp_path / "runs"), "pretrained": False, "verbose": False,
-            "optimizer": "SGD", "nbs": 4,
+            "model": "yolo11n-cls.yaml", "data": str(folder / "data"), "epochs": 3,
+            "batch": 4, "imgsz": 32, "device": "cpu", "workers": 0, "amp": False,
+            "plots": False, "project": str(folder / "runs"), "pretrained": False,
+            "verbose": False, "optimizer": "SGD", "nbs": 4,
         }
     )  # fmt: skip
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
-def test_ultralytics_classification(trainer):
-    """loss=0: the model called with its batch returns a pair, the loss first."""
     losses = []
     trainer.add_callback(
         "on_pretrain_routine_end", lambda its: attach(its.model, loss=0, **OPTIONS)
@@ -61,8 +60,21 @@ def test_ultralytics_classification(trainer):
     )
     trainer.train()
     stats = trained(attached(trainer.model), 9)
+    saved = torch.load(trainer.last, weights_only=False)["model"]
+    free = attached(trainer.ema.ema) is None and attached(saved) is None
+    return (
+        stats,
+        losses,
+        free,
+        list(saved.state_dict()),
+        list(trainer.model.state_dict()),
+    )
+
+
+def test_ultralytics_classification(folder):
+    """loss=0: the model called with its batch returns a pair, the loss first."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        stats, losses, free, saved, keys = pool.submit(train, folder).result()
     assert losses[-1] == pytest.approx(stats["total_loss"])
-    assert attached(trainer.ema.ema) is None
-    saved = torch.load(trainer.last, weights_only=False)
-    assert list(saved["model"].state_dict()) == list(trainer.model.state_dict())
-    assert attached(saved["model"]) is None
+    assert free
+    assert saved == keys
