@@ -114,7 +114,7 @@ def draw_plan(seed: int) -> Plan:
     draw = random.Random(seed)
     images, channels = draw.randint(2, 4), draw.choice([3, 3, 1])
     autocast = draw.choices(["none", "off", "bfloat16"], [8, 1, 1])[0]
-    compiled = draw.random() < 0.012
+    compiled = draw.random() < 0.006
     explicit = draw.random() < 0.15
     own_loss = not explicit and draw.random() < 0.1
     dtype = torch.float32 if autocast == "bfloat16" else torch.float64
