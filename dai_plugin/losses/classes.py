@@ -1,4 +1,9 @@
-"""Rows that share a label: their sums of squares, and the gradient of those."""
+"""Rows that share a label: their sums of squares, and the gradient of those.
+
+Rows whose label is the ignored one are as if they were not there. Which ones these are
+is known on the device alone, hence they are not taken out but set to a row that counts,
+less which all is taken: to zeros.
+"""
 
 import torch
 from torch import Tensor
@@ -12,39 +17,65 @@ class ClassGroups:
     The squares within groups are weighted by rows, hence there is nothing to divide
     them by.
 
+    Args:
+        labels: `[N]`, of an integer dtype.
+        correction: 0 or 1.
+        ignore_index: label of the rows that are left out.
+
     Attributes:
-        degrees: as in `ViewGroups`.
+        degrees: as in `ViewGroups`, on the device.
         pairs: 1.
         centred: False.
     """
 
     pairs, centred = 1, False
 
-    def __init__(self, labels: Tensor, correction: int) -> None:
-        self.degrees = max(labels.shape[0] - correction, 1)
+    def __init__(
+        self, labels: Tensor, correction: int, ignore_index: int = -100
+    ) -> None:
+        labels = labels.to(torch.int64)  # to smaller types, -100 might be a label
         order = labels.argsort(stable=True)
         ordered = labels[order]
         starts = torch.ones_like(order)
         starts[1:] = ordered[1:] != ordered[:-1]
         self._group = torch.empty_like(order).scatter_(0, order, starts.cumsum(0) - 1)
+        kept = labels != ignore_index
+        self._ignored = ~kept[:, None]
+        self._first = self._ignored[:, 0].to(torch.uint8).argsort(stable=True)[:1]
         zeros = torch.zeros(labels.shape, device=labels.device, dtype=torch.float64)
-        counts = zeros.index_add(0, self._group, torch.ones_like(zeros))
+        counts = zeros.index_add(0, self._group, kept.to(zeros.dtype))
         self._counts = counts.clamp(min=1)[:, None]
+        rows = counts.sum()
+        self._rows = rows.clamp(min=1)
+        self.degrees = (rows - correction).clamp(min=1)
         pairs = (counts - correction)[self._group]
         groups = (counts > correction).sum().clamp(min=1)
-        self._weight = torch.where(pairs > 0, 1 / (pairs * groups), 0.0)[:, None]
+        weight = torch.where(kept & (pairs > 0), 1 / (pairs * groups), 0.0)
+        self._weight = weight[:, None]
 
-    def _deviations(self, rows: Tensor) -> Tensor:
-        sums = torch.zeros_like(rows).index_add_(0, self._group, rows)
-        return rows - (sums / self._counts.to(rows.dtype))[self._group]
+    def _apart(self, rows: Tensor) -> Tensor:
+        """`[N, d]` less the first row that counts; zeros where a row does not."""
+        apart = rows - rows.detach().index_select(0, self._first)
+        return apart.masked_fill_(self._ignored, 0)
+
+    def _from_mean(self, apart: Tensor) -> Tensor:
+        """`[N, d]` about the mean of the rows that count."""
+        mean = apart.sum(0) / self._rows.to(apart.dtype)
+        return (apart - mean).masked_fill_(self._ignored, 0)
+
+    def _deviations(self, apart: Tensor) -> Tensor:
+        """`[N, d]` about the means of the groups."""
+        sums = torch.zeros_like(apart).index_add_(0, self._group, apart)
+        return apart - (sums / self._counts.to(apart.dtype))[self._group]
 
     def parts(
         self, rows: Tensor, scratch: Scratch | None = None
     ) -> tuple[list[Tensor], None]:
         """Weighted squares within groups and squares about the mean; no mean."""
-        rows = (rows - rows[:1].detach()).flatten(1)
-        within = self._deviations(rows).square() * self._weight.to(rows.dtype)
-        return [within.sum(), sum_of_squares(rows - rows.mean(0))], None
+        apart = self._apart(rows.flatten(1))
+        weight = self._weight.to(rows.dtype).sqrt()
+        within = sum_of_squares(self._deviations(apart) * weight)
+        return [within, sum_of_squares(self._from_mean(apart))], None
 
     def combine(self, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Squares within groups and about the mean `[...]`: the parts `[..., 2]`."""
@@ -63,9 +94,9 @@ class ClassGroups:
         """As in `ViewGroups`."""
         assert of_mean is None
         within, about_mean = (2 * of_parts).unbind()
-        rows = rows - rows[:1]
+        apart = self._apart(rows)
         weight = within * self._weight.to(rows.dtype)
-        about = (rows - rows.mean(0)).mul_(about_mean)
-        torch.addcmul(about, self._deviations(rows), weight, out=out)
+        about = self._from_mean(apart).mul_(about_mean)
+        torch.addcmul(about, self._deviations(apart), weight, out=out)
         if incoming is not None:
             out += incoming

@@ -42,9 +42,9 @@ def invariance_loss(
     Raises:
         ValueError: the rows are not a multiple of `num_views`, `num_views < 1`, or
             `correction` is neither 0 nor 1.
-        TypeError: the activations are not floating point.
+        TypeError: the activations are no real floating point numbers.
     """
-    _check(activations, correction)
+    _check(correction)
     if num_views < 1:
         raise ValueError(f"num_views must be at least 1, got {num_views}")
     if activations.shape[0] == 0 or activations.shape[0] % num_views:
@@ -58,7 +58,11 @@ def invariance_loss(
 
 
 def class_invariance_loss(
-    activations: Tensor, labels: Tensor, *, correction: int = 0
+    activations: Tensor,
+    labels: Tensor,
+    *,
+    correction: int = 0,
+    ignore_index: int = -100,
 ) -> Tensor:
     """Variance among the rows of a class relative to the variance of the batch.
 
@@ -70,16 +74,19 @@ def class_invariance_loss(
         activations: `[N, ...]` of any floating dtype.
         labels: `[N]` integer class labels.
         correction: 0 or 1, as in `invariance_loss`.
+        ignore_index: label of rows that have none, as in `torch.nn.CrossEntropyLoss`:
+            the loss is that of all other rows.
 
     Returns:
         A scalar, float64 for float64 activations, else float32; differentiable once.
+        0 with zero gradient if all rows that count are equal, or if none counts.
 
     Raises:
         ValueError: `labels` is not one label a row (soft labels, say), or `correction`
             is neither 0 nor 1.
         TypeError: labels are floating point, or activations are not.
     """
-    _check(activations, correction)
+    _check(correction)
     if labels.is_floating_point() or labels.dim() != 1:
         kind = TypeError if labels.dim() == 1 else ValueError
         raise kind(
@@ -92,7 +99,7 @@ def class_invariance_loss(
             f"got {labels.shape[0]} labels for {activations.shape[0]} rows; repeat the "
             "labels over the views: labels.repeat(num_views)"
         )
-    groups = ClassGroups(labels.to(activations.device), correction)
+    groups = ClassGroups(labels.to(activations.device), correction, ignore_index)
     return variance_ratio(tap(activations, groups)[1], groups)
 
 
@@ -108,16 +115,13 @@ def divide(within: Tensor, squares: Tensor, degrees: float | Tensor) -> Tensor:
     Rows that are all equal (a dead layer) give 0 with zero gradient, and so do rows so
     near each other that the inverse of their variance overflows; NaN stays NaN.
     """
+    if isinstance(degrees, Tensor):
+        degrees = degrees.to(squares.dtype)
     dead = squares < 4 * degrees / torch.finfo(squares.dtype).max
     ratio = within * degrees / torch.where(dead, 1.0, squares)
     return torch.where(dead, 0.0, ratio)
 
 
-def _check(activations: Tensor, correction: int) -> None:
-    if not activations.is_floating_point():
-        raise TypeError(
-            f"activations must be floating point, got {activations.dtype}; choose "
-            "layers whose outputs carry gradients"
-        )
+def _check(correction: int) -> None:
     if correction not in (0, 1):
         raise ValueError(f"correction must be 0 or 1, got {correction}")
