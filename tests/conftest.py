@@ -68,9 +68,27 @@ def train(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _quiet(caplog):
-    """Notices are kept for `caplog` at every level."""
+def _quiet(caplog, request):
+    """Notices are kept for `caplog` at every level.
+
+    Attachments that other tests left unused say so when they are collected, which may
+    be during this one: only a test that asks for `unused` hears it.
+    """
     caplog.set_level(logging.INFO, "dai_plugin")
+    heard = "unused" in request.fixturenames
+    logger = logging.getLogger("dai_plugin")
+
+    def keep(record):
+        return heard or "never called" not in record.getMessage()
+
+    logger.addFilter(keep)
+    yield
+    logger.removeFilter(keep)
+
+
+@pytest.fixture
+def unused():
+    """The test hears of attachments that were never called."""
 
 
 def pytest_terminal_summary(terminalreporter):

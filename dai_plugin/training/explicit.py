@@ -149,3 +149,4 @@ class DataAugmentationInvariance:
             raise
         finally:
             self._call = (), {}
+            self._steps.growth.end()

@@ -127,6 +127,9 @@ class Forward:
         except BaseException:
             steps.discard()
             raise
+        finally:
+            self._arguments = None
+            steps.growth.end()
 
     def _explain(self) -> None:
         """Says beside an error of the network's which arguments were not repeated."""

@@ -25,12 +25,17 @@ class Growth:
         self._known: dict[int, frozenset[int]] = {}
         self._shapes: dict[int, torch.Size] = {}
         self._layers: set[str] = set()
-        self._look: Look | None = None
-        self._looked = False
+        self.end()
 
     def begin(self, take: Callable[[], Look | None]) -> None:
         """A forward has ended, of which a look can be taken if need be."""
-        self._take, self._looked, self._look = take, False, None
+        self._take: Callable[[], Look | None] = take
+        self._looked = False
+        self._look: Look | None = None
+
+    def end(self) -> None:
+        """Lets go of that forward."""
+        self._take, self._looked, self._look = _no_look, True, None
 
     def of_output(self, number: int, leaf: Tensor, rows: int) -> frozenset[int]:
         """Dimensions of an output that grow with the rows, among those as long."""
@@ -87,6 +92,10 @@ class Growth:
         if not self._looked:
             self._looked, self._look = True, self._take()
         return self._look
+
+
+def _no_look() -> None:
+    """No forward is at hand that could be looked at."""
 
 
 def _changed(one: torch.Size, other: torch.Size) -> frozenset[int]:

@@ -128,11 +128,11 @@ class LayerHooks:
             RuntimeError: a chosen layer did not fire.
         """
         self.current = None
-        step.close()
         # Kept weakly: the graph holds the groups for as long as it may be recomputed.
         here = (step.started, sequence_number(), weakref.ref(step.groups), step.graph)
         alive = [each for each in self._ended if each[2]() is not None]
         self._ended = [*alive, here]
+        step.close()
         silent = [n for n in self.names if (n, 0) not in step.parts]
         if silent:
             raise RuntimeError(

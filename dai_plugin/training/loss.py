@@ -42,11 +42,13 @@ class CriterionLoss:
         step = self._steps.current
         assert step is not None
         assert step.outputs is not None
-        return step.outputs.first
+        return step.outputs.handed_out()
 
     def match(self, before: Snapshot) -> Call | None:
         """The call, if it is about the outputs of the current step."""
         step = self._steps.current
+        if step is not None:
+            step.take_up()
         outputs = None if step is None else step.outputs
         tensors = [t for t in before.leaves if isinstance(t, Tensor)]
         ended = [t for t in tensors if any(r() is t for r in self._ended)]
@@ -164,7 +166,7 @@ class OwnLoss:
             None if labels is None else repeat_targets(labels, settings.num_views),
             scale=self._scale(step, args, kwargs, task),
         )
-        return _with_entry(outputs.first, settings.loss, total)
+        return _with_entry(outputs.handed_out(), settings.loss, total)
 
     def _scale(self, step: Step, args: Any, kwargs: Any, task: Tensor) -> Any:
         """Of the terms: the share of this micro-batch in the loop's count of images.

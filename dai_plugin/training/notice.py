@@ -12,6 +12,7 @@ from dai_plugin.training.step import Step
 from dai_plugin.views.schemes import Scheme, Transform
 
 logger = logging.getLogger("dai_plugin")
+logger.setLevel(logging.INFO)
 
 
 def tell(

@@ -6,6 +6,7 @@ another dimension (similarities of all rows) are refused: there the views of one
 would stand as negatives of each other.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class Outputs:
         carrier: int | None = None,
     ) -> None:
         leaves, self._structure = pytree.tree_flatten(output)
-        self.images = rows // num_views
+        self.images, self._num_views = rows // num_views, num_views
         own = {id(p) for p in (*base.parameters(), *base.buffers())}
         self._views: dict[int, list[Tensor]] = {}
         for i, leaf in enumerate(leaves):
@@ -90,6 +91,7 @@ class Outputs:
             leaves[i] = views[0]
         self._first_leaves = leaves
         self.first: Any = pytree.tree_unflatten(leaves, self._structure)
+        self._loose: dict[int, weakref.ref[Tensor]] = {}
 
     def _split(self, leaf: Tensor, num_views: int) -> list[Tensor]:
         # Slices by themselves, which loop and criterion may change in place, unlike
@@ -131,37 +133,42 @@ class Outputs:
         return None
 
     def view(self, index: int, v: int, like: Tensor) -> Tensor:
-        """Output `index` of view v, cast and viewed as the caller did with view 0."""
-        return self._views[index][v].reshape(like.shape).to(like)
+        """Output `index` of view v > 0, cast and viewed as view 0 was by the caller."""
+        views = self._views[index]
+        # Counted from the end: the first is not held any more once it is loose.
+        return views[v - self._num_views].reshape(like.shape).to(like)
 
     def rows_of(self, place: int) -> list[Tensor] | None:
         """The views of one output, None if it was not split."""
         return self._views.get(place)
-
-    def with_leaf(self, place: int, value: Tensor) -> Any:
-        """The structure for the caller, with one tensor exchanged."""
-        leaves = list(self._first_leaves)
-        leaves[place] = value
-        return pytree.tree_unflatten(leaves, self._structure)
 
     def place_of(self, leaf: Any) -> int:
         """Number of the leaf, which is one of `first`."""
         return next(i for i, each in enumerate(self._first_leaves) if each is leaf)
 
     def returned(self) -> list[Tensor]:
-        """The tensors that the caller got."""
-        return [views[0] for views in self._views.values()]
+        """The tensors that the caller got, as far as they live."""
+        loose = [ref() for ref in self._loose.values()]
+        return [t for t in loose if t is not None] or [
+            views[0] for views in self._views.values()
+        ]
 
     @property
     def main(self) -> Tensor:
-        """The first view of the primary output."""
+        """The first view of the primary output, before it is let loose."""
         return self._views[self.primary][0]
 
-    def release(self) -> None:
-        """Lets go of the tensors, and with them of the graph."""
-        self._views.clear()
-        self._numbers.clear()
-        self._first_leaves, self.first = [], None
+    def handed_out(self) -> Any:
+        """The structure for the caller, which is not kept."""
+        first, self.first, self._first_leaves = self.first, None, []
+        return first
+
+    def loosen(self) -> None:
+        """Holds what the caller got weakly from now on."""
+        for number, views in self._views.items():
+            if number not in self._loose:
+                self._loose[number] = weakref.ref(views[0])
+                views[:1] = []
 
 
 def _across(place: int, leaf: Tensor, rows: int, grown: frozenset[int]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Version
@@ -27,6 +28,7 @@ class Step:
             has ended; layers compare their sizes with its own.
         groups: of the rows.
         graph: whether the sums of the layers are to have a gradient.
+        fired: the calls of the layers in their order, once the forward has ended.
         parts: sums of squares of each call of a layer, in the order of the calls.
         centres: means of all rows, where other processes need them.
         activations: kept for losses that need the labels.
@@ -52,6 +54,7 @@ class Step:
     rows: Tensor | None
     groups: ViewGroups
     graph: bool
+    fired: tuple[Key, ...] = ()
     parts: dict[Key, Tensor] = field(default_factory=dict)
     centres: dict[Key, Tensor] = field(default_factory=dict)
     activations: dict[Key, Tensor] = field(default_factory=dict)
@@ -69,11 +72,7 @@ class Step:
     trained: bool = False
     complaint: str = ""
     _marks: list["weakref.ref[Any]"] = field(default_factory=list)
-
-    @property
-    def fired(self) -> list[Key]:
-        """The calls of the layers, in their order."""
-        return list(self.parts)
+    _held: "weakref.ref[Tensor] | None" = None
 
     @property
     def pending(self) -> bool:
@@ -97,34 +96,50 @@ class Step:
             return
         mark = _Trained(self)
         self._marks.append(weakref.ref(mark))
-        total.register_hook(mark)
+        total.register_hook(mark)  # type: ignore[no-untyped-call]
 
     def forget(self, names: list[str]) -> None:
         """Leaves out what these layers gave."""
         given = (self.parts, self.centres, self.activations, self.versions)
         for of_calls in (*given, self.shapes, self.frozen):
             for key in [key for key in of_calls if key[0] in names]:
-                del of_calls[key]  # type: ignore[attr-defined]
+                del of_calls[key]
 
     def close(self) -> None:
         """Ends the forward."""
-        self.rows = None
+        self.rows, self.fired = None, tuple(self.parts)
 
     def let_go(self) -> None:
-        """Forgets what nobody needs after its backward."""
-        self.activations.clear()
-        self.rows = None
+        """Leaves what a later loss needs to the output that the loop still holds.
+
+        Called when its backward begins. A graph that is kept (retain_graph) can be
+        asked for another loss, but nothing else is to outlive its backward.
+        """
+        outputs, losses = self.outputs, (self.losses, self.class_losses)
+        self.release()
+        if outputs is not None:
+            main = outputs.main
+            self._held = weakref.ref(main)
+            outputs.loosen()
+            _HELD[main] = outputs, losses
+
+    def take_up(self) -> None:
+        """Takes back what was left to the output, if the loop still holds that."""
+        main = self._held() if self.outputs is None and self._held else None
+        if main is not None and main in _HELD:
+            self.outputs, losses = _HELD[main]
+            self.losses, self.class_losses = losses
 
     def release(self) -> None:
         """Forgets every tensor, and with them the graph."""
-        self.let_go()
-        self.parts.clear()
-        self.centres.clear()
-        self.versions.clear()
-        self.losses = self.class_losses = None
-        if self.outputs is not None:
-            self.outputs.release()
-            self.outputs = None
+        self.rows = self.losses = self.class_losses = self.outputs = None
+        for kept in (self.parts, self.centres, self.activations):
+            kept.clear()
+
+
+# What belongs to the outputs of a step whose backward has begun, for as long as they
+# live.
+_HELD = WeakTensorKeyDictionary()
 
 
 class _Passed:

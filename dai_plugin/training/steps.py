@@ -189,6 +189,7 @@ class Steps:
         self.hooks.drop(spoiled)
         step.forget(spoiled)
         logger.info("left out, because overwritten in place: %s", ", ".join(spoiled))
+        step.fired = tuple(step.parts)
         if not step.parts:
             raise RuntimeError(
                 "every layer that layers='auto' chose is overwritten in place by a "
