@@ -9,8 +9,14 @@ from torchvision.transforms.v2 import functional
 
 from dai_plugin import Scheme
 from dai_plugin.views.expand import expand
-from dai_plugin.views.normalization import PRESETS, Normalization, from_batch
+from dai_plugin.views.normalization import (
+    PRESETS,
+    Normalization,
+    channel_ranges,
+    from_batch,
+)
 from dai_plugin.views.pixels import Pixels
+from dai_plugin.views.warp import bounds, clip, clip_, widened
 
 IMAGENET = PRESETS[3]["ImageNet"]
 # Colours change by next to nothing: what is clipped shows.
@@ -118,6 +124,20 @@ def test_a_batch_beyond_the_guess_is_never_clipped(low):
         assert kept(images, pixels.known)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_later_batch_that_fits_nothing_is_told(channels, caplog):
+    """The run goes on with what was guessed, unclipped; 0 to 255 is refused still."""
+    raw = random_pixels(3, channels, 6, 5)
+    strange = random_pixels(3, channels, 6, 5, low=-7.0, high=9.0)
+    pixels = settle([raw, strange, strange])
+    assert pixels.known.none
+    assert kept(strange, pixels.known)
+    told = [MISFIT in record.getMessage() for record in caplog.records]
+    assert told == [False, True]
+    with pytest.raises(ValueError, match="look like 0 to 255"):
+        settle([raw, raw * 255])
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0], ids=["black", "white"])
 @pytest.mark.parametrize("name", PRESETS[3])
 def test_pixels_at_the_ends_stay_there(name, value):
@@ -130,6 +150,25 @@ def test_pixels_at_the_ends_stay_there(name, value):
         changed = view(images.to(dtype), known, brighter) * std + mean
         assert changed.min() > -0.01
         assert changed.max() < 1.01
+
+
+@pytest.mark.parametrize("name", ["none", *PRESETS[3]])
+@pytest.mark.parametrize("reach", [0.0, 0.3, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bounds_on_an_accelerator_are_those_of_the_processor(name, reach, dtype):
+    """Tensors, which need not be waited for, clip as numbers do."""
+    known = Normalization.given(*({"none": (0.0, 1.0)} | PRESETS[3])[name])
+    pixels = random_pixels(2, 3, 5, 4, low=-reach, high=1 + reach)
+    images = carrying(pixels, known.mean, known.std)
+    slack = 0.0 if known.none else 0.01
+    low, high = known.pixels(channel_ranges(images))
+    tensors = widened(torch.tensor(low), torch.tensor(high), known, 3, slack)
+    views = (torch.randn(2, 2, 3, 5, 4) * 5).to(dtype)
+    expected = clip_(views.clone(), bounds(images, known))
+    tolerance = 0.008 if reach and dtype == torch.bfloat16 else 1e-5 * bool(reach)
+    for clipped in (clip_(views.clone(), tensors), clip(views, tensors)):
+        torch.testing.assert_close(clipped, expected, atol=0, rtol=tolerance)
+    assert torch.equal(clip(views, bounds(images, known)), expected)
 
 
 @pytest.mark.parametrize(

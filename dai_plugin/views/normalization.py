@@ -83,9 +83,8 @@ def fitting(values: Range) -> Normalization | None:
     """
     lowest, highest = ends(values)
     if plain(values):
-        exact = lowest >= 0 and highest <= 1
-        where = "in" if exact else "in, but for an overshoot,"
-        return Normalization(source=f"the first batch lies {where} [0, 1]")
+        over = "" if lowest >= 0 and highest <= 1 else ", but for an overshoot"
+        return Normalization(source=f"the first batch lies in [0, 1]{over}")
     if (lowest >= 0 and highest > 20) or (lowest > -64 and highest > 128):
         raise ValueError(
             f"float images with values from {lowest:.4g} to {highest:.4g} look "

@@ -115,8 +115,7 @@ class Pixels:
             return self._tell(taken, "mean and std were not given")
         if (taken.mean, taken.std) != (known.mean, known.std):
             return self._tell(taken, self._reason(known, ends(values)))
-        if not known.none:
-            self._question(known)
+        self._question(known)
         return known
 
     def _choose(self) -> Normalization:
@@ -129,7 +128,11 @@ class Pixels:
         guessed = self._known if self._known != self._configured else None
         if guessed and self._carried(guessed):
             return guessed
-        return fitting(values) or ours or from_range(values)
+        found = fitting(values) or ours
+        if guessed and not found and len(values) != 3:
+            # No preset is known for so many channels: a later batch ends no run.
+            return guessed
+        return found or from_range(values)
 
     def _carried(self, known: Normalization) -> bool:
         """Whether all values so far go with it."""
@@ -147,7 +150,8 @@ class Pixels:
         )
 
     def _tell(self, taken: Normalization, reason: str) -> Normalization:
-        self._told = True
+        # Of what exceeds every preset the message says so.
+        self._told = bool(self._values) and not self._carried(taken)
         logger.warning(
             "%s; normalisation taken: %s. Give mean= and std= if the images carry "
             "another",
@@ -159,9 +163,10 @@ class Pixels:
     def _question(self, known: Normalization) -> None:
         """Warns, once, of values that what stays cannot carry."""
         low, high = ends(self._values)
+        given_none = known.none and self._fixed
         if self._told:
             return
-        if known.none and low >= 0 and high > 20:
+        if given_none and low >= 0 and high > 20:
             self._told = True
             logger.warning(
                 "images with values from %.4g to %.4g came with mean=0, std=1: they "
@@ -171,7 +176,7 @@ class Pixels:
                 low,
                 high,
             )
-        elif not known.none and not known.holds(self._values, _CLEARLY):
+        elif not given_none and not self._carried(known):
             self._told = True
             logger.warning(
                 "images with values from %.4g to %.4g do not carry %s: in its pixels "

@@ -136,7 +136,22 @@ def bounds(images: Tensor, normalization: Normalization) -> Bounds:
             lowest if lowest < -slack else 0.0,
             highest if highest > 1 + slack else 1.0,
         )
-    exact_low, exact_high = _columns(normalization, channels, images.device)
+    return widened(low, high, normalization, channels, slack)
+
+
+def widened(
+    low: Tensor, high: Tensor, normalization: Normalization, channels: int, slack: float
+) -> tuple[Tensor, Tensor]:
+    """`bounds` as tensors `[C, 1, 1]` on the device of what was found there.
+
+    Args:
+        low: lowest pixel of the batch, of no dimension.
+        high: highest pixel.
+        normalization: what the images carry.
+        channels: of the images.
+        slack: how far from [0, 1] a pixel may lie and count as rounded.
+    """
+    exact_low, exact_high, mean, std = _columns(normalization, channels, low.device)
     return (
         torch.where(low < -slack, (low - mean) / std, exact_low),
         torch.where(high > 1 + slack, (high - mean) / std, exact_high),
@@ -168,14 +183,14 @@ def clip(images: Tensor, limits: Bounds) -> Tensor:
 @lru_cache(maxsize=64)
 def _columns(
     normalization: Normalization, channels: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Where [0, 1] pixels end, each `[C, 1, 1]`."""
+) -> tuple[Tensor, ...]:
+    """Where [0, 1] pixels end, mean and std, each `[C, 1, 1]`."""
     # Kept, because a copy from the host would wait for the device at each step.
     ends = torch.tensor(
         normalization.ranges(channels), dtype=torch.float32, device=device
     )
-    low, high = ends[..., None, None].unbind(1)
-    return low, high
+    mean, std = normalization.tensors(ends[None, :, :, None])
+    return *ends[..., None, None].unbind(1), mean, std
 
 
 def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
