@@ -11,17 +11,20 @@ from dai_plugin.losses.weights import layer_weights
 from dai_plugin.measures.scores import invariance_scores
 from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
+from dai_plugin.training.check import Check, check
 from dai_plugin.training.explicit import DataAugmentationInvariance
 from dai_plugin.views.schemes import Scheme
 
 __version__ = "0.1.0"
 __all__ = [
     "Attachment",
+    "Check",
     "DataAugmentationInvariance",
     "Scheme",
     "Settings",
     "attach",
     "attached",
+    "check",
     "class_invariance_loss",
     "invariance_loss",
     "invariance_scores",

@@ -25,6 +25,8 @@ NO_DATA_PARALLEL = (
 class Loss(Protocol):
     """How a forward ends in a loss."""
 
+    needs_rows: bool
+
     def begin(self, arguments: Arguments) -> None:
         """Sees the arguments of a training forward."""
 
@@ -122,7 +124,7 @@ class Forward:
             return steps.discard()
         try:
             steps.close(step, args, kwargs)
-            steps.split(step, output)
+            steps.split(step, output, self._loss.needs_rows)
             return self._loss.end(args, kwargs)
         except BaseException:
             steps.discard()

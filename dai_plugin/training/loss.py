@@ -21,6 +21,8 @@ logger = logging.getLogger("dai_plugin")
 class CriterionLoss:
     """Takes the loss at the calls of a criterion (`attach(model, criterion)`)."""
 
+    needs_rows = True
+
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._past = Past(steps)
@@ -133,6 +135,8 @@ class CriterionLoss:
 
 class OwnLoss:
     """Takes the loss out of what the network returns (`attach(model)`)."""
+
+    needs_rows = False
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps

@@ -46,6 +46,8 @@ class Outputs:
             with the rows; asked where the sizes alone do not tell.
         carrier: number of the output that the invariance terms go with; None is the
             first.
+        needed: whether there has to be one with rows; not where the network returns its
+            loss.
 
     Attributes:
         first: the structure with B rows in each tensor, for the caller.
@@ -64,6 +66,7 @@ class Outputs:
         base: nn.Module,
         depends: Callable[[int, Tensor], frozenset[int]],
         carrier: int | None = None,
+        needed: bool = True,
     ) -> None:
         leaves, self._structure = pytree.tree_flatten(output)
         self.images, self._num_views = rows // num_views, num_views
@@ -80,12 +83,13 @@ class Outputs:
                 self._views[i] = self._split(leaf, num_views)
             elif grown:
                 raise RuntimeError(_across(i, leaf, rows, grown))
-        if not self._views:
+        if not self._views and needed:
             raise RuntimeError(
                 f"the network returned {_describe(leaves)} for {rows} rows "
                 "(num_views x images); no tensor with as many rows was found in it"
             )
-        self.primary = carrier if carrier in self._views else min(self._views)
+        first = min(self._views, default=None)
+        self.primary = carrier if carrier in self._views else first
         self._numbers = {_key(views[0]): i for i, views in self._views.items()}
         for i, views in self._views.items():
             leaves[i] = views[0]
@@ -154,9 +158,9 @@ class Outputs:
         ]
 
     @property
-    def main(self) -> Tensor:
+    def main(self) -> Tensor | None:
         """The first view of the primary output, before it is let loose."""
-        return self._views[self.primary][0]
+        return None if self.primary is None else self._views[self.primary][0]
 
     def handed_out(self) -> Any:
         """The structure for the caller, which is not kept."""

@@ -119,9 +119,10 @@ class Step:
         self.release()
         if outputs is not None:
             main = outputs.main
-            self._held = weakref.ref(main)
             outputs.loosen()
-            _HELD[main] = outputs, losses
+            if main is not None:
+                self._held = weakref.ref(main)
+                _HELD[main] = outputs, losses
 
     def take_up(self) -> None:
         """Takes back what was left to the output, if the loop still holds that."""

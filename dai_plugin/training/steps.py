@@ -150,8 +150,14 @@ class Steps:
                 shares, known = self.weights.shares(step), self.pixels.known
                 tell(step, self.settings, shares, self.scheme, known)
 
-    def split(self, step: Step, output: Any) -> None:
-        """Takes over what the forward of a step returned."""
+    def split(self, step: Step, output: Any, needed: bool) -> None:
+        """Takes over what the forward of a step returned.
+
+        Args:
+            step: of the forward.
+            output: what the network returned.
+            needed: whether something in it must have rows.
+        """
         rows = step.groups.rows
         step.outputs = Outputs(
             output,
@@ -160,8 +166,10 @@ class Steps:
             self.base,
             lambda i, leaf: self.growth.of_output(i, leaf, rows),
             self._carrier,
+            needed,
         )
-        step.watch_output(step.outputs.main)
+        if step.outputs.main is not None:
+            step.watch_output(step.outputs.main)
 
     def _look(self, args: Any, kwargs: Any, rows: int) -> Look | None:
         try:

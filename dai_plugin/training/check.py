@@ -1,0 +1,239 @@
+"""`check`: a dry run on copies, which says what two lines would do to a loop."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin.layers import unwrap, why_not
+from dai_plugin.losses.weights import spread_weights
+from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training.arguments import Arguments
+from dai_plugin.training.attachment import Attachment
+from dai_plugin.training.literal import literal_gradient
+
+_NEAR = 1e-3  # relative error of a gradient that counts as the same
+
+
+@dataclass
+class Check:
+    """What a dry run found.
+
+    Attributes:
+        error: why the settings do not work with this network, loop and batch; empty if
+            they do.
+        repeated: shapes of the arguments that go to num_views * B rows, by name.
+        layers: chosen ones, with their share of alpha.
+        left_out: candidates that were not chosen, and why.
+        normalization: what the images are taken to carry.
+        reached: how the output reaches the loss.
+        gradient_error: largest relative difference of a parameter's gradient from the
+            literal formula, on two images; None if there was no gradient to compare.
+        cost: rows a step over images a step, the factor of its compute.
+        warnings: what a run would be told.
+    """
+
+    error: str = ""
+    repeated: dict[str, list[int]] = field(default_factory=dict)
+    layers: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    normalization: str = ""
+    reached: str = ""
+    gradient_error: float | None = None
+    cost: int = 1
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the objective arrives: no error, and the literal gradient."""
+        return not self.error and (self.gradient_error or 0.0) < _NEAR
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{n} {share:.3g}" for n, share in self.layers.items())
+        rows = ", ".join(f"{n} {shape}" for n, shape in self.repeated.items())
+        error = self.gradient_error
+        verdict = "not compared" if error is None else f"off by {error:.1e}"
+        lines = {
+            "result": "works" if self.ok else f"does not work: {self.error or verdict}",
+            "rows": f"{self.cost} views of each image: {rows}",
+            "layers": f"{len(self.layers)}: {shares}",
+            "left out": _summary(self.left_out),
+            "pixels": self.normalization,
+            "loss": self.reached,
+            "gradient": f"{verdict}, against the literal formula on two images",
+            "cost": f"{self.cost} times the compute of a step for this batch size",
+            **{f"warning {i}": text for i, text in enumerate(self.warnings, 1)},
+        }
+        return "\n".join(f"{name:10} {text}" for name, text in lines.items() if text)
+
+
+@shows_settings()
+def check(
+    model: nn.Module,
+    criterion: Any = None,
+    batch: Any = None,
+    **settings: Unpack[Keywords],
+) -> Check:
+    """Tries the two lines on copies of network and criterion; nothing else changes.
+
+    Args:
+        model: as for `attach`.
+        criterion: as for `attach`.
+        batch: what the loop gets from its loader: `(images, targets)` for
+            `criterion(model(images), targets)`, more arguments of the network between
+            the two; without a criterion all arguments of the network, a dict for its
+            keywords. Its first two images are used.
+        **settings: as for `attach`.
+
+    Returns:
+        What was found, which is printed, too.
+    """
+    given = Settings(**settings)
+    found = Check(cost=given.num_views)
+    with _recorded(found.warnings), torch.random.fork_rng():
+        try:
+            _try(found, unwrap(model), criterion, batch, given)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            found.error = str(error.args[0] if error.args else error)
+    print(found)
+    return found
+
+
+def _try(
+    found: Check, base: nn.Module, criterion: Any, batch: Any, settings: Settings
+) -> None:
+    args, kwargs, targets = _call_of(base, criterion, batch)
+    network, other = copy.deepcopy(base), copy.deepcopy(base)
+    judge = copy.deepcopy(criterion)
+    rows: list[Any] = []
+    arguments = Arguments(args, kwargs, base)
+    attachment = Attachment(network, judge, settings)
+    try:
+        shares = spread_weights(
+            settings.layer_weights,
+            settings.last_to_first,
+            attachment.layers,
+            [(name, 0) for name in attachment.layers],
+        )
+        weighed = zip(attachment.layers, shares, strict=True)
+        found.layers = {name: settings.alpha * share for name, share in weighed}
+        found.left_out = why_not(base, settings.layers)
+        network.train()
+        network.register_forward_pre_hook(
+            lambda _, args, kwargs: rows.append((args, kwargs)), with_kwargs=True
+        )
+        torch.manual_seed(0)
+        output = network(*args, **kwargs)
+        total = _loss(output, attachment.criterion, targets, settings)
+        names = ("images", *arguments.others)
+        shapes = (arguments.images, *arguments.others.values())
+        found.repeated = {n: list(t.shape) for n, t in zip(names, shapes, strict=True)}
+        state = attachment.state_dict()
+        found.normalization = f"mean {state['mean']}, std {state['std']}"
+        stats = attachment.stats()
+        found.reached = (
+            "the network's own" if criterion is None else "the criterion's"
+        ) + f" on the first view's output; {stats['criterion_calls']} of 1 reached"
+        if not stats["criterion_calls"]:
+            found.error = "the criterion did not get what the network returned"
+            return
+        total.mean().backward()  # type: ignore[no-untyped-call]
+        expected = literal_gradient(
+            other.train(), criterion, rows[0], targets, attachment.layers, settings
+        )
+        found.gradient_error = _worst(network, expected)
+    finally:
+        attachment.remove()
+
+
+def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any]:
+    """Arguments of the network, its keywords, and the targets: of two images."""
+    if batch is None:
+        raise ValueError("check needs a batch, as the loop gets it from its loader")
+    images = next(
+        (
+            t
+            for t in pytree.tree_leaves(batch)
+            if isinstance(t, Tensor) and t.dim() == 4
+        ),
+        None,
+    )
+    if images is None:
+        raise ValueError("the batch holds no images [B, C, H, W]")
+    count = images.shape[0]
+
+    def first_two(leaf: Any) -> Any:
+        many = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == count
+        return leaf[:2].clone() if many else leaf
+
+    batch = pytree.tree_map(first_two, batch)
+    if criterion is not None:
+        *args, targets = batch
+        return tuple(args), {}, targets
+    if isinstance(batch, dict) and not _takes_a_dict(base, batch):
+        return (), batch, None
+    return (tuple(batch) if isinstance(batch, list | tuple) else (batch,)), {}, None
+
+
+def _takes_a_dict(base: nn.Module, batch: dict[str, Any]) -> bool:
+    names = (
+        base.forward.__code__.co_varnames if hasattr(base.forward, "__code__") else ()
+    )
+    return not set(batch) & set(names)
+
+
+def _loss(output: Any, criterion: Any, targets: Any, settings: Settings) -> Tensor:
+    if criterion is not None:
+        result = criterion(output, targets)
+    elif isinstance(output, dict) or isinstance(settings.loss, int):
+        result = output[settings.loss]
+    else:
+        result = getattr(output, settings.loss)
+    found: Tensor = next(t for t in pytree.tree_leaves(result) if isinstance(t, Tensor))
+    return found
+
+
+def _summary(left_out: dict[str, str]) -> str:
+    """How many modules were left out for what reason, and the first of each."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason.split(" '")[0], []).append(name)
+    return "; ".join(
+        f"{len(names)} {reason} ({names[0]}{', ...' if len(names) > 1 else ''})"
+        for reason, names in by_reason.items()
+    )
+
+
+def _worst(network: nn.Module, expected: dict[str, Tensor]) -> float | None:
+    """Largest relative difference from the expected gradients, None without any."""
+    errors = []
+    for name, parameter in network.named_parameters():
+        grad, right = parameter.grad, expected.get(name)
+        if right is None or not right.norm():
+            continue
+        got = torch.zeros_like(right) if grad is None else grad.double()
+        errors.append(((got - right).norm() / right.norm()).item())
+    return max(errors, default=None)
+
+
+@contextmanager
+def _recorded(texts: list[str]) -> Iterator[None]:
+    """Keeps the package's warnings instead of showing them."""
+    logger = logging.getLogger("dai_plugin")
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            texts.append(record.getMessage())
+        return False
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
