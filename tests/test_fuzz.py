@@ -24,7 +24,9 @@ def run(seeds):
             ends[run_case(seed)] += 1
         except AssertionError as error:
             faults.append(str(error))
-    assert not faults, f"{len(faults)} of {len(seeds)} cases\n" + "\n\n".join(faults)
+    if faults:
+        told = "\n\n".join([f"{len(faults)} of {len(seeds)} cases", *faults])
+        pytest.fail(told, pytrace=False)
     return ends
 
 

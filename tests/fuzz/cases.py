@@ -5,12 +5,11 @@ import re
 import traceback
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from dai_plugin import DataAugmentationInvariance, attach, select_layers
 from fuzz import criteria
-from fuzz.literal import observe
+from fuzz.literal import Seen, observe
 from fuzz.loops import Loop
 from fuzz.plans import Plan, draw_plan
 from fuzz.styles import STYLES
@@ -72,6 +71,20 @@ def _check_end(loop: Loop) -> None:
     if "broken" not in loop.plan.loop:
         forwards = loop.dai.stats()["forwards"]
         assert forwards == len(loop.captured), (forwards, len(loop.captured))
+    left_out = set(select_layers(loop.stock, loop.plan.settings["layers"]))
+    left_out -= set(loop.dai.layers)
+    if left_out:
+        seen = _look(loop.plan, loop.stock)
+        assert left_out <= seen.overwritten, f"left out without need: {left_out}"
+
+
+def _look(plan: Plan, stock: nn.Module) -> Seen:
+    """A forward of the stock network, all layers that were asked for watched."""
+    batch, views = plan.batch(), plan.settings["num_views"]
+    rows = batch.images.repeat(views, 1, 1, 1)
+    args, kwargs = batch.arguments(plan.net, rows, views)
+    names = select_layers(stock, plan.settings["layers"])
+    return observe(stock.train(), names, len(rows), args, kwargs)
 
 
 def _check_removed(net: nn.Module) -> None:
@@ -87,12 +100,10 @@ def _confirmed(plan: Plan, stock: nn.Module, error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if "dai_plugin" not in frames[-1].filename:
         raise error
-    batch, views = plan.batch(), plan.settings["num_views"]
-    rows = batch.images.repeat(views, 1, 1, 1)
-    args, kwargs = batch.arguments(plan.net, rows, views)
-    names = select_layers(stock, plan.settings["layers"])
-    seen = observe(stock.train(), names, len(rows), args, kwargs)
+    seen, names = _look(plan, stock), select_layers(stock, plan.settings["layers"])
     silent = set(names) - {name for name, _ in seen.fired} - seen.without_rows
+    if plan.settings["layers"] == "auto" and set(names) - seen.overwritten:
+        seen.overwritten = set()  # "auto" leaves out, and goes on with the others
     reasons = {
         "overwritten in place": seen.overwritten,
         "did not fire": silent,
@@ -103,8 +114,6 @@ def _confirmed(plan: Plan, stock: nn.Module, error: Exception) -> str:
     for words, layers in reasons.items():
         if words in message and any(name in message for name in layers):
             return words
-    if re.search("dimension|similar", message):
-        for leaf in pytree.tree_leaves(seen.output):
-            if isinstance(leaf, Tensor) and len(rows) in leaf.shape[1:]:
-                return "rows in another dimension"
+    if plan.net.with_similarities and re.search(r"another\s+dimension", message):
+        return "rows in another dimension"
     raise error

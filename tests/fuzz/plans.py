@@ -22,7 +22,7 @@ SCHEMES = {
     "light": "light",
     "photometric": "photometric",
     "halved": "halved",
-    "negative": lambda images: 1 - images,
+    "darker": lambda images: images * torch.rand(len(images), 1, 1, 1),
     "noise": lambda images: (images + 0.3 * torch.rand_like(images)).clamp(0, 1),
 }
 SCHEDULES = {
