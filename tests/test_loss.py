@@ -98,6 +98,88 @@ def test_classes_of_one_row_have_no_distinct_pair():
     assert torch.equal(values.grad, torch.zeros_like(values))
 
 
+def partly_labelled(seed, ignored):
+    """Rows and labels, some of which are the ignored one; never the same rows."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = int(torch.randint(4, 14, (), generator=generator))
+    labels = torch.randint(0, 4, (rows,), generator=generator)
+    labels[torch.rand(rows, generator=generator) < 0.5] = ignored
+    labels[torch.randperm(rows, generator=generator)[:2]] = 1
+    return activations(rows, (3, 5), seed=seed), labels
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+@pytest.mark.parametrize("ignored", [-100, 0, 255])
+@pytest.mark.parametrize("seed", range(6))
+def test_ignored_labels_count_nowhere(seed, ignored, correction):
+    """The loss is that of the labelled rows alone, whatever the others hold."""
+    values, labels = partly_labelled(seed, ignored)
+    keep = labels != ignored
+    fast, slow, grad, reference = gradients(
+        lambda a: class_invariance_loss(
+            a, labels, correction=correction, ignore_index=ignored
+        ),
+        lambda a: oracle.class_invariance_loss(a[keep], labels[keep], correction),
+        values,
+    )
+    torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(grad, reference, rtol=1e-9, atol=1e-13)
+    holes = values.detach().clone()
+    holes[~keep] = math.nan
+    again = class_invariance_loss(
+        holes, labels, correction=correction, ignore_index=ignored
+    )
+    assert again == fast
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradcheck_with_ignored_labels(seed):
+    """The hand-written backward leaves the ignored rows out, too."""
+    values, labels = partly_labelled(seed, -100)
+    for correction in (0, 1):
+        assert torch.autograd.gradcheck(
+            lambda a, correction=correction: class_invariance_loss(
+                a, labels, correction=correction
+            ),
+            values.requires_grad_(),
+        )
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_a_batch_without_labels_has_no_class_loss(labelled, correction):
+    """None or a single labelled row: 0 with zero gradient."""
+    values = activations(5, (3,), torch.float32).requires_grad_()
+    labels = torch.full((5,), -100)
+    labels[:labelled] = 2
+    loss = class_invariance_loss(values, labels, correction=correction)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(values.grad, torch.zeros_like(values))
+
+
+def test_small_label_types_do_not_wrap():
+    """In uint8, 156 is a label like any other, though -100 has the same bits."""
+    values = activations(4, (3,))
+    labels = torch.tensor([156, 156, 7, 7])
+    torch.testing.assert_close(
+        class_invariance_loss(values, labels.to(torch.uint8)),
+        class_invariance_loss(values, labels),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool], ids=str)
+def test_activations_must_be_real_numbers_with_a_gradient(dtype):
+    """Complex values and integers are refused by their dtype."""
+    values = torch.ones(4, 3).to(dtype)
+    for loss in (
+        lambda: invariance_loss(values, 2),
+        lambda: class_invariance_loss(values, torch.arange(4)),
+    ):
+        with pytest.raises(TypeError, match=str(dtype)):
+            loss()
+
+
 @pytest.mark.parametrize("correction", [0, 1])
 def test_gradcheck(correction):
     """The hand-written backward is the derivative of the forward."""

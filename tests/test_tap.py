@@ -1,10 +1,16 @@
 """The tap: one node of the graph carries the network's gradient and the loss's own."""
 
+from contextlib import nullcontext
+
 import oracle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+from torchvision import tv_tensors
 
 from dai_plugin import (
     DataAugmentationInvariance,
@@ -15,7 +21,7 @@ from dai_plugin import (
 )
 from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.ratio import variance_ratio
-from dai_plugin.losses.tap import _blocks, tap
+from dai_plugin.losses.tap import Version, _blocks, tap
 
 AS_THEY_ARE = {"mean": 0.0, "std": 1.0}
 
@@ -304,3 +310,113 @@ def test_a_layer_without_features_counts_nothing():
     loss.backward()
     assert loss == 0
     assert values.grad.shape == values.shape
+
+
+OVERWRITE = {
+    "relu": nn.functional.relu_,
+    "sigmoid": torch.sigmoid_,
+    "twice": lambda h: h.mul_(2).tanh_(),
+    "dropout": lambda h: nn.functional.dropout(h, 0.5, inplace=True).exp_(),
+}
+
+
+@pytest.mark.parametrize("overwrite", OVERWRITE.values(), ids=OVERWRITE)
+@pytest.mark.parametrize("repeated", [False, True], ids=["once", "nested"])
+def test_overwriting_inside_a_checkpoint_is_found(overwrite, repeated):
+    """The recomputed activation is overwritten as well, which autograd cannot see."""
+    groups, found = ViewGroups(2, 8, 0), []
+
+    def block(x):
+        h, sums, _ = tap(x.sin(), groups)
+        found.append(sums)
+        return overwrite(h)
+
+    def outer(x):
+        return checkpoint(block, x, use_reentrant=False) if repeated else block(x)
+
+    values = activations((8, 3, 4))
+    out = checkpoint(outer, values, use_reentrant=False)
+    loss = out.cos().sum() + variance_ratio(found[0], groups)
+    with pytest.raises(RuntimeError, match=r"overwritten.*the block around"):
+        loss.backward()
+
+
+class Hooks(torch.autograd.graph.saved_tensors_hooks):
+    def __init__(self, pack):
+        super().__init__(pack, lambda t: t)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("overwritten", ["no", "after the block", "in the block"])
+@pytest.mark.parametrize("saved", ["plain", "save_on_cpu", "same", "copied"])
+def test_a_gradient_is_right_or_refused(saved, overwritten, checkpointed):
+    """However tensors are saved; and what does no harm is not refused."""
+    hooks = {
+        "plain": nullcontext,
+        "save_on_cpu": torch.autograd.graph.save_on_cpu,
+        "same": lambda: Hooks(lambda t: t),
+        "copied": lambda: Hooks(torch.clone),
+    }[saved]
+    groups, found = ViewGroups(2, 8, 0), []
+
+    def block(x):
+        h, sums, _ = tap(nn.functional.batch_norm(x, None, None, training=True), groups)
+        found.append(sums)
+        return h.relu_() if overwritten == "in the block" else h
+
+    values = activations((8, 3, 4, 4))
+    with hooks():
+        h = values.sin()
+        h = checkpoint(block, h, use_reentrant=False) if checkpointed else block(h)
+        h = h.relu_() if overwritten == "after the block" else h
+        loss = h.cos().sum() + 5 * variance_ratio(found[0], groups)
+    spoiled = overwritten != "no" and saved != "copied"
+    if checkpointed:  # recomputed without what comes after the block
+        spoiled = overwritten == "in the block"
+    if spoiled:
+        with pytest.raises(RuntimeError, match=r"by an inplace|overwritten"):
+            loss.backward()
+        return
+    loss.backward()
+    twin = activations((8, 3, 4, 4))
+    h = nn.functional.batch_norm(twin.sin(), None, None, training=True)
+    out = h if overwritten == "no" else h.relu()
+    (out.cos().sum() + 5 * oracle.invariance_loss(h, 2)).backward()
+    torch.testing.assert_close(values.grad, twin.grad)
+
+
+def test_a_version_holds_no_memory():
+    """It knows of a change after the tensor has gone, and keeps nothing of it alive."""
+    tensor = torch.zeros(1000)
+    view, version = tensor[3:], Version(tensor)
+    storage = StorageWeakRef(tensor.untyped_storage())
+    assert not version.changed()
+    assert version.same_memory(view)
+    view.add_(1)
+    assert version.changed()
+    assert not Version(tensor).changed()
+    del tensor, view
+    assert storage.expired()
+    assert version.changed()
+    assert not version.same_memory(torch.zeros(1000))
+
+
+class Refuses(torch.Tensor):
+    """A subclass that supports next to nothing."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise NotImplementedError(function)
+
+
+def test_a_version_never_raises():
+    """Tensors that keep no version never report a change."""
+    with torch.inference_mode():
+        inference = torch.zeros(3)
+    with FakeTensorMode():
+        fake = torch.zeros(3)
+    image = tv_tensors.Image(torch.zeros(3, 4, 4))
+    for tensor in (inference, torch.zeros(3).as_subclass(Refuses), fake, image):
+        version = Version(tensor)
+        assert not version.changed()
+        version.same_memory(tensor)
