@@ -72,12 +72,13 @@ def why_not(model: nn.Module, layers: Layers = "auto") -> dict[str, str]:
         layers: as `select_layers` takes it, or the names that it returned.
 
     Returns:
-        A reason by name, in order of registration, for each convolution, linear layer,
-        activation and repeated block that is not chosen.
+        A reason by name for each convolution, linear layer, activation and repeated
+        block that is not chosen.
     """
     base = unwrap(model)
     modules, chosen = named(base), select_layers(base, layers)
     candidates, blocks = block_candidates(base, modules), repeated_blocks(base, modules)
+    by_rule = layers == "auto" or chosen == select_layers(base)
     heads = [n for n, m in modules.items() if is_layer(m, "linear")][-1:]
 
     def reason(name: str) -> str:
@@ -86,14 +87,12 @@ def why_not(model: nn.Module, layers: Layers = "auto") -> dict[str, str]:
             return f"inside the chosen layer {around!r}"
         if any(c.startswith(f"{name}.") for c in chosen):
             return "holds chosen layers"
-        if layers != "auto" and chosen != select_layers(base):
+        if not by_rule:
             return "not among the layers asked for"
         if name in heads:
             return "the last linear layer, whose output is the network's"
         if name in candidates:
             return "a block of a kind that is rare beside the chosen ones"
-        if any(name.startswith(f"{c}.") for c in candidates):
-            return "inside a block that is not chosen"
         if len(blocks) > 1:
             return "not a block of the repeated kind"
         return "not the activation after a convolution (a linear layer, without any)"

@@ -5,7 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from dai_plugin import attach, select_layers
+from dai_plugin import attach
+from dai_plugin.layers import select_layers, why_not
 
 FIXED = {
     "resnet18": 8,
@@ -90,21 +91,12 @@ def test_layers_by_name_pattern_class_and_callable(layers, expected):
     assert select_layers(network("resnet18"), layers) == expected
 
 
-def test_wrappers_are_looked_through():
-    """Compiled and wrapped networks have the names of the network inside."""
+def test_a_wrapped_stage_is_looked_through():
+    """A network with one stage compiled by itself has the names that it had."""
     net = network("resnet18")
-
-    class Wrapper(nn.Module):  # as DistributedDataParallel keeps its network
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
     expected = select_layers(net)
-    for wrapped in (torch.compile(net), Wrapper(net), Wrapper(torch.compile(net))):
-        assert select_layers(wrapped) == expected
-    net.layer1 = torch.compile(net.layer1)  # one stage by itself
-    net.layer2 = Wrapper(net.layer2)
-    assert select_layers(net) == expected
+    net.layer1 = torch.compile(net.layer1)
+    assert select_layers(net) == select_layers(torch.compile(net)) == expected
     assert select_layers(net, "module.layer1._orig_mod.0") == ["layer1.0"]
     attach(net, nn.CrossEntropyLoss()).remove()
 
@@ -129,3 +121,37 @@ def test_an_example_gives_the_order_of_firing():
     assert in_order == ["first", "second"]
     assert (net.training, net.drop.training) == (True, False)
     assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_why_not_says_why_each_candidate_was_left():
+    """Every layer of these kinds and every block is chosen or has a reason."""
+    net = network("resnet18")
+    reasons = why_not(net)
+    assert reasons["conv1"] == "not a block of the repeated kind"
+    assert reasons["layer1.0.conv1"] == "inside the chosen layer 'layer1.0'"
+    assert reasons["fc"].startswith("the last linear layer")
+    kinds = (nn.Conv2d, nn.Linear, nn.ReLU)
+    looked_at = set(select_layers(net, kinds)) | set(select_layers(net))
+    assert set(reasons) | set(select_layers(net)) == looked_at
+    assert not set(reasons) & set(select_layers(net))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "densenet121", "googlenet", "vit_b_16"])
+@pytest.mark.parametrize("layers", ["auto", ["*.*1"], nn.Conv2d])
+def test_why_not_of_other_networks_and_choices(name, layers):
+    """The chosen are not in it, all others of these kinds are, as names say, too."""
+    net = network(name)
+    chosen, reasons = select_layers(net, layers), why_not(net, layers)
+    expected = set(select_layers(net, (nn.Conv2d, nn.Linear))) - set(chosen)
+    assert expected <= set(reasons)
+    assert not set(chosen) & set(reasons)
+    assert why_not(net, chosen) == reasons
+    if layers == "auto":
+        assert "not among the layers asked for" not in reasons.values()
+
+
+def test_why_not_after_convolutions():
+    """Without blocks, the linear layers of the classifier are no convolutions."""
+    reasons = why_not(network("vgg11"))
+    assert reasons["features.0"].startswith("not the activation after a convolution")
+    assert reasons["classifier.1"].startswith("not the activation after a convolution")
