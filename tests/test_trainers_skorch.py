@@ -59,6 +59,7 @@ def test_skorch_fit_with_a_kept_criterion_raises(arrays):
         model.fit(*arrays)
 
 
+@pytest.mark.usefixtures("unused")
 def test_skorch_fit_with_both_rebuilt_is_told(arrays, caplog):
     """Nothing of what was attached is called: said when the attachment is removed."""
     model = classifier()
