@@ -10,6 +10,7 @@ modules by name.
 import logging
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,6 +62,23 @@ def hooked(base: nn.Module) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A forward that has ended, and may be recomputed in its backward.
+
+    Attributes:
+        started: sequence number of autograd at its beginning.
+        ended: that at its end.
+        groups: of its rows, which the graph keeps alive.
+        layers: that were measured.
+    """
+
+    started: int
+    ended: int
+    groups: weakref.ref[ViewGroups]
+    layers: frozenset[str]
+
+
 class LayerHooks:
     """The forward hooks on the chosen layers of one network.
 
@@ -80,7 +98,8 @@ class LayerHooks:
         self.current: Step | None = None
         self.visit: Visit | None = None
         self._bound: dict[str, tuple[nn.Module, Any]] = {}
-        self._ended: list[tuple[int, int, weakref.ref[ViewGroups], bool]] = []
+        self._ended: list[Ended] = []
+        self._dropped: set[str] = set()
         self.bind()
 
     def bind(self) -> None:
@@ -89,6 +108,10 @@ class LayerHooks:
         Raises:
             KeyError: a chosen layer exists no more.
         """
+        if self._dropped and not any(each.groups() for each in self._ended):
+            for name in self._dropped:
+                self._bound.pop(name)[1].remove()
+            self._dropped = set()
         for name in self.names:
             module = resolve(self.base, name)
             bound = self._bound.get(name)
@@ -101,11 +124,13 @@ class LayerHooks:
             self._bound[name] = (module, module.register_forward_hook(hook))
 
     def drop(self, names: Iterable[str]) -> None:
-        """Leaves layers out from now on."""
+        """Leaves layers out from now on.
+
+        Their hooks stay while a forward that measured them may be recomputed.
+        """
         for name in names:
-            if name in self._bound:
-                self._bound.pop(name)[1].remove()
-                self.names.remove(name)
+            self.names.remove(name)
+            self._dropped.add(name)
 
     def remove(self) -> None:
         """Takes the hooks away, those that other modules inherited, too."""
@@ -129,9 +154,13 @@ class LayerHooks:
         """
         self.current = None
         # Kept weakly: the graph holds the groups for as long as it may be recomputed.
-        here = (step.started, sequence_number(), weakref.ref(step.groups), step.graph)
-        alive = [each for each in self._ended if each[2]() is not None]
-        self._ended = [*alive, here]
+        here = Ended(
+            step.started,
+            sequence_number(),
+            weakref.ref(step.groups),
+            frozenset(name for name, _ in step.parts),
+        )
+        self._ended = [*(each for each in self._ended if each.groups()), here]
         step.close()
         silent = [n for n in self.names if (n, 0) not in step.parts]
         if silent:
@@ -149,7 +178,8 @@ class LayerHooks:
         if self.visit is not None:
             return self.visit(name, output)
         if self.current is not None:
-            return self._measure(self.current, name, output)
+            measured = name not in self._dropped
+            return self._measure(self.current, name, output) if measured else None
         if torch.is_grad_enabled() and in_backward():
             return self._again(name, output)
         return None
@@ -164,7 +194,7 @@ class LayerHooks:
         assert step.rows is not None
         activation = find_rows(name, output, step.rows.shape[0])
         key = name, sum(layer == name for layer, _ in step.parts)
-        alias, step.parts[key], centre = _tap(activation, step.groups, step.graph)
+        alias, step.parts[key], centre = _tap(activation, step.groups)
         if centre is not None:
             step.centres[key] = centre
         if self.keep:
@@ -184,11 +214,12 @@ class LayerHooks:
         """
         node = torch._C._current_autograd_node()
         number = node._sequence_nr() if node is not None else -1
-        for started, ended, reference, graph in self._ended:
-            groups = reference()
-            if groups is not None and started <= number < ended:
+        for each in self._ended:
+            groups = each.groups()
+            inside = each.started <= number < each.ended and name in each.layers
+            if groups is not None and inside:
                 activation = find_rows(name, output, groups.rows)
-                alias, *_ = _tap(activation, groups, graph)
+                alias, *_ = _tap(activation, groups)
                 return _replaced(output, activation, alias)
         return None
 
@@ -201,15 +232,14 @@ def _firing(hooks: LayerHooks, name: str, bound: nn.Module) -> Callable[..., Any
     return fire
 
 
-def _tap(activation: Tensor, groups: ViewGroups, graph: bool) -> Taps:
+def _tap(activation: Tensor, groups: ViewGroups) -> Taps:
     """What the network goes on with, the sums of the layer, and its mean."""
     if torch.compiler.is_compiling():
         # Sizes of its own, which the compiler need not take for fixed.
         groups = ViewGroups(
             groups.num_views, activation.shape[0], groups.correction, groups.centred
         )
-    with torch.set_grad_enabled(graph):
-        return tap(activation, groups)
+    return tap(activation, groups)
 
 
 def _replaced(output: Any, old: Tensor, new: Tensor) -> Any:

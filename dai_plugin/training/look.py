@@ -6,6 +6,7 @@ grows with the rows belongs to them. Nothing of that run stays: no gradient, no
 statistics of batch norm, no random numbers drawn.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
-from dai_plugin.training.hooks import LayerHooks
+from dai_plugin.training.hooks import Hook, LayerHooks, Visit
 
 
 class Look:
@@ -64,12 +65,7 @@ def look(hooks: LayerHooks, args: Any, kwargs: Any, rows: int) -> Look:
 
     seen = Look()
     args, kwargs = pytree.tree_map(grown, (args, kwargs))
-    with untouched(hooks.base), torch.no_grad(), _eager():
-        hooks.visit = seen.visit
-        try:
-            output = hooks.base(*args, **kwargs)
-        finally:
-            hooks.visit = None
+    output = _run(hooks, seen.visit, args, kwargs)
     for number, leaf in enumerate(pytree.tree_leaves(output)):
         if isinstance(leaf, Tensor):
             seen.outputs[number] = leaf.shape
@@ -88,36 +84,52 @@ def answers_to(hooks: LayerHooks, args: Any, kwargs: Any, name: str) -> bool:
     found = []
     for times in (1, 2):
         changed = {**kwargs, name: kwargs[name] * times}
-        with untouched(hooks.base), torch.no_grad(), _eager():
-            hooks.visit = lambda *_: None
-            try:
-                output = hooks.base(*args, **changed)
-            finally:
-                hooks.visit = None
+        output = _run(hooks, lambda *_: None, args, changed)
         found.append([t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)])
     return any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+def _run(hooks: LayerHooks, visit: Visit, args: Any, kwargs: Any) -> Any:
+    eager = torch.compiler.set_stance("force_eager")
+    with untouched(hooks.base), torch.no_grad(), eager:
+        hooks.visit = visit
+        try:
+            return hooks.base(*args, **kwargs)
+        finally:
+            hooks.visit = None
+
+
 @contextmanager
 def untouched(base: nn.Module) -> Iterator[None]:
-    """Works on copies of the buffers, and puts the random streams back.
+    """Works on copies of the buffers, shows the run to nobody, keeps random streams.
 
-    Copies, because a buffer that is written to can be no part of a backward to come.
+    Copies, because a buffer that is written to can be no part of a backward to come;
+    to nobody, because the hooks of a loop (features, logs) expect one call a forward.
     """
-    kept = [(m, name, b) for m in base.modules() for name, b in m._buffers.items()]
-    copies = {id(b): b.clone() for _, _, b in kept if b is not None}
+    buffers = [(m, n, b) for m in base.modules() for n, b in m._buffers.items()]
+    copies = {id(b): b.clone() for _, _, b in buffers if b is not None}
+    hooks = [(m, m._forward_pre_hooks, m._forward_hooks) for m in base.modules()]
     places = [p.device for p in base.parameters() if p.device.type == "cuda"]
     with torch.random.fork_rng(list(dict.fromkeys(places))):
         try:
-            for module, name, buffer in kept:
+            for module, name, buffer in buffers:
                 module._buffers[name] = copies.get(id(buffer))
+            for module, before, after in hooks:
+                module._forward_pre_hooks = _needed(before)
+                module._forward_hooks = _needed(after)
             yield
         finally:
-            for module, name, buffer in kept:
+            for module, name, buffer in buffers:
                 module._buffers[name] = buffer
+            for module, before, after in hooks:
+                module._forward_pre_hooks, module._forward_hooks = before, after
 
 
-@contextmanager
-def _eager() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def _needed(hooks: dict[int, Any]) -> "OrderedDict[int, Any]":
+    """This package's hooks, and torch's own, which make weights or gather them."""
+
+    def ours(hook: Any) -> bool:
+        source = getattr(hook, "__module__", None) or type(hook).__module__
+        return isinstance(hook, Hook) or source.startswith(("torch.", "accelerate."))
+
+    return OrderedDict((key, hook) for key, hook in hooks.items() if ours(hook))

@@ -39,6 +39,7 @@ def objective(
 
     Raises:
         ValueError: beta > 0 without labels.
+        RuntimeError: beta > 0 after a backward of the step.
     """
     total = factor(step, settings) * task
     if step.multiplier * settings.alpha > 0:
@@ -47,9 +48,7 @@ def objective(
     if step.multiplier * settings.beta > 0:
         if labels is None:
             raise ValueError("beta > 0 needs labels, and none were given")
-        if step.class_losses is None:
-            step.class_losses = _class_losses(step, labels, settings, ignore_index)
-        losses = step.class_losses
+        losses = _class_losses(step, labels, settings, ignore_index)
         total = total + _weighted(losses, weights, settings.beta, step, scale)
     return total
 
@@ -66,6 +65,12 @@ def _class_losses(
     step: Step, labels: Tensor, settings: Settings, ignore_index: int
 ) -> Tensor:
     """Class-wise losses `[calls]` of the activations that were kept."""
+    if not step.activations:
+        raise RuntimeError(
+            "a loss with class-wise terms (beta > 0) was asked for after a backward of "
+            "this step, which let go of the activations; take all losses of a step "
+            "before the first backward"
+        )
     losses = [
         class_invariance_loss(
             activation,

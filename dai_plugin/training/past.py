@@ -48,6 +48,10 @@ class Past:
         if ended:
             self._say_ended(step)
             return
+        given = [] if step is None or step.outputs is None else step.outputs.returned()
+        if step is not None and any(t is each for t in tensors for each in given):
+            step.complaint = "the network's output after the loop changed it in place"
+            return
         moving = [t for t in tensors if t.requires_grad]
         if not moving or not self._steps.active:
             return

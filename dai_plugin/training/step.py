@@ -27,7 +27,6 @@ class Step:
         rows: `[num_views * B, ...]`, the batch that the network gets, until the forward
             has ended; layers compare their sizes with its own.
         groups: of the rows.
-        graph: whether the sums of the layers are to have a gradient.
         fired: the calls of the layers in their order, once the forward has ended.
         parts: sums of squares of each call of a layer, in the order of the calls.
         centres: means of all rows, where other processes need them.
@@ -37,7 +36,6 @@ class Step:
         shapes: of the activations.
         frozen: whether an activation needed no gradient.
         losses: invariance losses `[calls]`, once the forward has ended.
-        class_losses: class-wise ones, once the labels are known.
         outputs: what the network returned, once the forward has ended.
         started: sequence number of autograd when the forward began.
         ran: whether the forward has begun.
@@ -53,7 +51,6 @@ class Step:
     images: int
     rows: Tensor | None
     groups: ViewGroups
-    graph: bool
     fired: tuple[Key, ...] = ()
     parts: dict[Key, Tensor] = field(default_factory=dict)
     centres: dict[Key, Tensor] = field(default_factory=dict)
@@ -62,7 +59,6 @@ class Step:
     shapes: dict[Key, torch.Size] = field(default_factory=dict)
     frozen: dict[Key, bool] = field(default_factory=dict)
     losses: Tensor | None = None
-    class_losses: Tensor | None = None
     outputs: Outputs | None = None
     started: int = field(default_factory=lambda: sequence_number())
     ran: bool = True
@@ -115,7 +111,7 @@ class Step:
         Called when its backward begins. A graph that is kept (retain_graph) can be
         asked for another loss, but nothing else is to outlive its backward.
         """
-        outputs, losses = self.outputs, (self.losses, self.class_losses)
+        outputs, losses = self.outputs, self.losses
         self.release()
         if outputs is not None:
             main = outputs.main
@@ -128,12 +124,11 @@ class Step:
         """Takes back what was left to the output, if the loop still holds that."""
         main = self._held() if self.outputs is None and self._held else None
         if main is not None and main in _HELD:
-            self.outputs, losses = _HELD[main]
-            self.losses, self.class_losses = losses
+            self.outputs, self.losses = _HELD[main]
 
     def release(self) -> None:
         """Forgets every tensor, and with them the graph."""
-        self.rows = self.losses = self.class_losses = self.outputs = None
+        self.rows = self.losses = self.outputs = None
         for kept in (self.parts, self.centres, self.activations):
             kept.clear()
 

@@ -130,9 +130,7 @@ class Steps:
             ranks.refuse_join()
         settings = self.settings
         groups = ViewGroups(settings.num_views, count, settings.correction, centred)
-        # Alike whatever the schedule says, since a recompute has to repeat it.
-        graph = settings.alpha > 0
-        return Step(number, multiplier, images, rows, groups, graph)
+        return Step(number, multiplier, images, rows, groups)
 
     def close(self, step: Step, args: Any, kwargs: Any) -> None:
         """Ends the forward of a step: takes over the losses of its layers."""
