@@ -175,12 +175,8 @@ def _draw_settings(draw: random.Random, plan: Plan) -> None:
         told["layer_weights"] = (
             dict(zip(names, weights, strict=True)) if as_dict else weights
         )
-    plan.told = told
-    plan.settings = {
-        **told,
-        "scheme": SCHEMES[scheme],
-        "alpha_schedule": SCHEDULES[schedule],
-    }
+    functions = {"scheme": SCHEMES[scheme], "alpha_schedule": SCHEDULES[schedule]}
+    plan.told, plan.settings = told, {**told, **functions}
 
 
 def _draw_layers(draw: random.Random, plan: Plan) -> Any:
