@@ -55,7 +55,10 @@ def _layers(options: argparse.Namespace) -> None:
     shapes = activation_shapes(loaded.model, names, example)
     modules = dict(loaded.model.named_modules())
     width = max(len(name) for name in shapes)
-    kinds = {name: type(modules[name.split(":")[0]]).__name__ for name in shapes}
+    kinds = {
+        name: type(modules.get(name, modules.get(name.rpartition(":")[0]))).__name__
+        for name in shapes
+    }
     column = max(len(kind) for kind in kinds.values())
     print(
         f"{len(shapes)} layers of {options.model} for images {list(example.shape[1:])}"

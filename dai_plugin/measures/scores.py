@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dai_plugin.layers import Layers, resolve, select_layers, unwrap
+from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.losses.tap import Version
+from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batches, Transformations
-from dai_plugin.training.hooks import find_rows
+from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import Scheme, Transform, find_scheme
 
@@ -129,28 +131,22 @@ class _Taps:
 
     def run(self, model: nn.Module, images: Tensor, visit: Visit) -> None:
         """Runs the network; `visit(name, activation)` sees each layer as it fires."""
-        seen: dict[str, tuple[Tensor, int]] = {}
+        seen: dict[Key, Version] = {}
 
-        def hook(name: str, output: Any) -> None:
-            calls = sum(key.split(":")[0] == name for key in seen)
-            key = f"{name}:{calls}" if calls else name
+        def note(name: str, output: Any) -> None:
+            key = name, sum(layer == name for layer, _ in seen)
             activation = find_rows(name, output, images.shape[0])
-            seen[key] = (activation if self._watch else images, activation._version)
-            visit(key, activation)
+            seen[key] = Version(activation)
+            visit(key_name(key), activation)
 
-        handles = [
-            resolve(self.base, name).register_forward_hook(
-                lambda _, __, output, name=name: hook(name, output)
-            )
-            for name in self.names
-        ]
+        hooks = LayerHooks(self.base, self.names, keep=False)
+        hooks.visit = note
         try:
             model(images)
         finally:
-            for handle in handles:
-                handle.remove()
+            hooks.remove()
         if self._watch:  # the first run tells which activations do not last
-            self.overwritten = {k for k, (a, v) in seen.items() if a._version != v}
+            self.overwritten = {key_name(k) for k, v in seen.items() if v.changed()}
             self._watch = False
 
 

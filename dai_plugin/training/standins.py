@@ -12,6 +12,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
+
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _FIXED = (*_FUNCTIONS, types.MethodType, functools.partial)
 
@@ -21,6 +23,12 @@ class Runner(Protocol):
 
     def run(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Calls the criterion, and gives its caller what is made of it."""
+
+
+def _opaque(runner: Runner) -> Callable[..., Any]:
+    """The runner's calls, which a compiler does not look into."""
+    run: Callable[..., Any] = torch.compiler.disable(runner.run)  # type: ignore[no-untyped-call]
+    return run
 
 
 def install(criterion: Any, runner: Runner) -> tuple[Any, Callable[[], None]]:
@@ -101,9 +109,11 @@ def _nothing() -> None:
 
 
 def _function(function: Any, runner: Runner) -> Any:
+    run = _opaque(runner)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return runner.run(function, args, kwargs)
+        return run(function, args, kwargs)
 
     call.dai_runner = runner  # type: ignore[attr-defined]
     return call
@@ -122,8 +132,10 @@ def _exchange(old: Any, new: Any) -> None:
 def _watched_class(cls: type, runner: Runner) -> type:
     """The class of an object, with its calls seen. Copies are of the class itself."""
 
+    run = _opaque(runner)
+
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return runner.run(functools.partial(cls.__call__, self), args, kwargs)
+        return run(functools.partial(cls.__call__, self), args, kwargs)
 
     def reduce(self: Any, protocol: Any) -> Any:
         plain: Any = cls.__reduce_ex__

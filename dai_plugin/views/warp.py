@@ -12,6 +12,8 @@ from dai_plugin.views.statistics import Normalization
 Bounds = list[tuple[float, float]] | tuple[Tensor, Tensor]
 
 # Pixels so little outside [0, 1] were rounded there by their normalisation.
+# Where a number is read without waiting for it, and clamping by numbers is faster.
+_READ_BACK = ("cpu",)
 _ROUNDING = 0.01
 
 
@@ -129,7 +131,7 @@ def bounds(images: Tensor, normalization: Normalization) -> Bounds:
     low, high = pixels[0].amin(), pixels[1].amax()
     # Of [0, 1] images themselves nothing was rounded.
     slack = 0.0 if normalization.none else _ROUNDING
-    if images.device.type == "cpu":
+    if images.device.type in _READ_BACK:
         lowest, highest = low.item(), high.item()
         return normalization.ranges(
             channels,
