@@ -36,6 +36,11 @@ class Snapshot:
             leaf._version if isinstance(leaf, Tensor) else 0 for leaf in leaves
         ]
         self.leaves = leaves
+        # Noted before the call, which may go on in place.
+        self.nodes = [
+            (leaf.grad_fn, leaf.output_nr) if isinstance(leaf, Tensor) else (None, 0)
+            for leaf in leaves
+        ]
         self._copies = {
             i: leaf.clone()
             for i, leaf in enumerate(leaves)
@@ -51,7 +56,7 @@ class Snapshot:
             RuntimeError: the call changed it, and it is too large to be kept.
         """
         leaf = self.leaves[i]
-        if not isinstance(leaf, Tensor) or leaf._version == self._versions[i]:
+        if not self.changed(i):
             return leaf
         if i in self._copies:
             return self._copies[i].clone()
@@ -60,6 +65,11 @@ class Snapshot:
             "place, so that the further views would get the changed one; let it work "
             "on a copy"
         )
+
+    def changed(self, i: int) -> bool:
+        """Whether the call changed its argument i in place."""
+        leaf = self.leaves[i]
+        return isinstance(leaf, Tensor) and leaf._version != self._versions[i]
 
     def rebuilt(self, leaves: list[Any]) -> Any:
         """`(args, kwargs)` with other leaves."""
@@ -88,7 +98,7 @@ class Call:
     def __init__(self, outputs: Outputs, num_views: int, before: Snapshot) -> None:
         self.outputs, self.num_views, self._before = outputs, num_views, before
         tensors = {i: t for i, t in enumerate(before.leaves) if isinstance(t, Tensor)}
-        found = {i: outputs.find(t) for i, t in tensors.items()}
+        found = {i: outputs.find(t, *before.nodes[i]) for i, t in tensors.items()}
         self._found = {i: o for i, o in found.items() if o is not None}
         self.arguments = before.rebuilt(before.leaves)
         self._others = [i for i in tensors if i not in self._found]
@@ -161,7 +171,9 @@ class Call:
         return bool(near & ~other)
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
-        return self.outputs.view(self._found[i], v, leaf)
+        view = self.outputs.view(self._found[i], v, leaf)
+        # A criterion that works in place would write into what other views saved.
+        return view.clone() if self._before.changed(i) else view
 
     def _all_rows(self, i: int, leaf: Tensor) -> Tensor:
         views = [leaf, *(self._view(v, i, leaf) for v in range(1, self.num_views))]

@@ -92,5 +92,9 @@ class Ledger:
         if self._in_a_row > 1 and self._strict:
             self._in_a_row = 0
             raise RuntimeError(f"{message}. This happened {self.missed} times")
-        if self._in_a_row == 1:
-            logger.warning("%s. The next time is an error unless strict=False", message)
+        if str(self.missed).strip("0") == "1":  # 1, 10, 100, ...
+            logger.warning(
+                "%s. Twice in a row is an error unless strict=False (%d so far)",
+                message,
+                self.missed,
+            )

@@ -103,9 +103,14 @@ class Outputs:
         b = self.images
         return [leaf[v * b : (v + 1) * b] for v in range(num_views)]
 
-    def find(self, tensor: Tensor) -> int | None:
-        """Which output the tensor is, if it is one in other clothes."""
-        node, position = tensor.grad_fn, tensor.output_nr
+    def find(self, tensor: Tensor, node: Any, position: int) -> int | None:
+        """Which output the tensor is, if it is one in other clothes.
+
+        Args:
+            tensor: an argument of a criterion.
+            node: of autograd that made it.
+            position: among the results of the node.
+        """
         if node is None:
             return self._numbers.get(id(tensor))
         while node is not None:
@@ -130,7 +135,10 @@ class Outputs:
                 continue
             if (node, position) in self._numbers:
                 if any(name.startswith(_PARTS) for name in names):
-                    return "a part of it (a slice or an index)"
+                    return (
+                        "a part of the output (a slice or an index): part it inside "
+                        "the criterion instead"
+                    )
                 return "the result of " + " and ".join(dict.fromkeys(names))
             names = [*names, node.name()]
             queue += [(n, p, names) for n, p in node.next_functions]

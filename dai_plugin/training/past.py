@@ -28,7 +28,7 @@ class Past:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._count = 0
-        self._warned = False
+        self._ended = 0
 
     def reset(self) -> None:
         """A call reached the attached network: nothing goes past it."""
@@ -70,13 +70,18 @@ class Past:
                 "the output of an earlier training forward: two forwards were run "
                 "before one loss"
             )
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "the criterion was called on outputs whose step had ended (with "
-                "another forward, or with an evaluation): that call returned the "
-                "stock loss"
-            )
+        message = (
+            "the criterion was called on outputs whose step had ended (with another "
+            "forward, or with an evaluation): that call returned the stock loss. Take "
+            "the loss of a forward before the next one, or run the network once on "
+            "both batches, torch.cat([a, b]), and part its output in the criterion"
+        )
+        self._ended += 1
+        if self._ended > 1 and self._steps.settings.strict:
+            self._ended = 0
+            raise RuntimeError(f"{message}. This happened twice")
+        if self._ended == 1:
+            logger.warning("%s. The next time is an error unless strict=False", message)
 
     def _past(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the tensors come from the network's parameters, or from its like."""

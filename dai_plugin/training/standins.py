@@ -131,7 +131,6 @@ def _exchange(old: Any, new: Any) -> None:
 
 def _watched_class(cls: type, runner: Runner) -> type:
     """The class of an object, with its calls seen. Copies are of the class itself."""
-
     run = _opaque(runner)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
