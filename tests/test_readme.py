@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SmallNet
-from test_architecture import ORDER
 from torch import nn
 
 import dai_plugin
@@ -40,7 +39,7 @@ def test_python_snippets_run(loader):
             assert trained.stats()["criterion_calls"] == len(loader)
     assert names["layers"] == [f"features.{i}" for i in range(6)]
     assert list(names["scores"]) == ["input", "features.2", "features.4"]
-    assert names["attachment"].scheme is names["pipeline"]
+    assert names["attachment"].settings.scheme is names["pipeline"]
 
 
 @pytest.mark.parametrize("line", commands("dai-plugin"))
@@ -59,12 +58,6 @@ def test_training_commands_parse(line, monkeypatch):
 
     arguments = line.split("train.py", 1)[1]
     assert train.parse(shlex.split(arguments)).num_views >= 2
-
-
-def test_the_architecture_lists_every_file_in_order():
-    """The README's list is the order that the imports keep."""
-    section = README.split("## Architecture")[1]
-    assert re.findall(r"^      (\w+)\.py", section, flags=re.MULTILINE) == ORDER
 
 
 def test_pictures_and_files_exist():

@@ -63,8 +63,8 @@ class Steps:
         if hooked(self.base):
             raise RuntimeError(
                 f"something is attached to this {type(self.base).__name__} already; "
-                "remove it first: dai_plugin.attached(model).remove(), or .remove() of the "
-                "explicit form"
+                "remove it first: dai_plugin.attached(model).remove(), or .remove() of "
+                "the explicit form"
             )
         self.scheme = find_scheme(settings.scheme)
         self.pixels = Pixels(self.base, settings.mean, settings.std)
