@@ -142,7 +142,12 @@ def _after_weights(modules: _Modules) -> list[str]:
     Where activations are functions and no modules, the convolution's own output, before
     the next module can overwrite it.
     """
-    leaves = [(n, m) for n, m in modules.items() if not children(m)]
+    # A layer keeps being one with helpers inside, as those that observe it for
+    # quantization.
+    kinds = ("conv", "linear", "activation")
+    leaves = [
+        (n, m) for n, m in modules.items() if not children(m) or is_layer(m, *kinds)
+    ]
     convolutions = [i for i, (_, m) in enumerate(leaves) if is_layer(m, "conv")]
     weights = [i for i, (_, m) in enumerate(leaves) if is_layer(m, "conv", "linear")]
     sources = convolutions or weights[:-1]

@@ -6,6 +6,7 @@ and repeated for each further view with the caller's own targets and arguments. 
 targets of any kind, class weights and every reduction keep their meaning.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -149,11 +150,12 @@ class Call:
         leaves[self._place] = total
         return pytree.tree_unflatten(leaves, self._form)
 
-    def sums(self, criterion: Callable[..., Any]) -> bool:
+    def sums(self, criterion: Any) -> bool:
         """Whether the criterion sums over images, tried with all views at once.
 
         A sum over all rows is num_views times the mean of the views' losses, a mean
-        over them is that mean. For what is neither, no.
+        over them is that mean. For what is neither, no. A copy of the criterion is
+        tried, which may count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
         if self.num_views == 1 or views[0].dim():
@@ -161,8 +163,9 @@ class Call:
         devices = {t.device for t in self.targets if t.device.type == "cuda"}
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             try:
+                twin = copy.deepcopy(criterion)
                 args, kwargs = self._arguments(self._all_rows)
-                together = _first_tensor(criterion(*args, **kwargs))
+                together = _first_tensor(twin(*args, **kwargs))
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))

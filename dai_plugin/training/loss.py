@@ -88,7 +88,7 @@ class CriterionLoss:
             None
             if labels is None
             else repeat_targets(labels, self._steps.settings.num_views),
-            scale=step.images if self._is_sum(match, criterion, call) else 1.0,
+            scale=step.images if self._is_sum(match, criterion) else 1.0,
             ignore_index=getattr(criterion, "ignore_index", -100),
         )
         return match.with_loss(total)
@@ -97,12 +97,12 @@ class CriterionLoss:
         """Drops the step of a call that raised."""
         self._steps.discard()
 
-    def _is_sum(self, match: Call, criterion: Any, call: Any) -> bool:
+    def _is_sum(self, match: Call, criterion: Any) -> bool:
         told = told_reduction(criterion, *match.arguments)
         if told is not None:
             return told == "sum"
         if self._sums is None:
-            self._sums = match.sums(call)
+            self._sums = match.sums(criterion)
         return self._sums
 
     def _refuse_dense(self, match: Call) -> None:
