@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 # Classes and the child inside, looked up among what is loaded and never imported.
@@ -123,6 +124,7 @@ def check_hookable(model: nn.Module) -> None:
     Raises:
         TypeError: a module is scripted or traced by `torch.jit`, or is a DataParallel
             over several devices.
+        ValueError: a module is lazy and has no weights yet.
     """
     for name, module in model.named_modules():
         where = f"its module {name!r}" if name else "the network"
@@ -131,6 +133,11 @@ def check_hookable(model: nn.Module) -> None:
                 f"{where} is a {type(module).__name__} of torch.jit, where no hook of "
                 "the plugin runs: attach to the eager module that it was made from, "
                 "before scripting, and script that one after training"
+            )
+        if any(is_lazy(p) for p in module.parameters(recurse=False)):
+            raise ValueError(
+                f"{where} is lazy and has no weights yet: run the network once on a "
+                "batch, without gradients, before attach"
             )
         if _replicates(module):
             raise TypeError(

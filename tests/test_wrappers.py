@@ -169,3 +169,12 @@ def test_data_parallel_over_devices_is_refused(inside):
         TypeError, match=r"use attach\(model.module, criterion\) inside"
     ):
         check_hookable(net)
+
+
+def test_lazy_modules_are_refused_until_they_have_weights():
+    """Without weights there is nothing to choose layers by; after a batch there is."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    with pytest.raises(ValueError, match="run the network once on a batch"):
+        check_hookable(net)
+    net(torch.rand(2, 3, 8, 8))
+    check_hookable(net)

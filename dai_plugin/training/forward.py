@@ -89,6 +89,13 @@ class Forward:
                 steps.end()
                 steps.ledger.settle()
             return None
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise RuntimeError(
+                "the attached network runs inside a transform of torch.func (grad, "
+                "vmap, ...), which cannot see the losses of its layers; use "
+                "torch.func.functional_call with backward() or torch.autograd.grad, or "
+                "call the transform in evaluation mode"
+            )
         if in_backward():
             raise RuntimeError(
                 "the whole attached network is recomputed by activation checkpointing, "

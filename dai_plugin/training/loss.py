@@ -52,16 +52,12 @@ class CriterionLoss:
         if step is not None:
             step.take_up()
         outputs = None if step is None else step.outputs
-        tensors = [t for t in before.leaves if isinstance(t, Tensor)]
-        ended = [t for t in tensors if any(r() is t for r in self._ended)]
         if outputs is None:
-            self._past.saw(tensors, step, bool(ended))
             return None
         call = Call(outputs, self._steps.settings.num_views, before)
         if not call:
-            self._past.saw(tensors, step, bool(ended))
             return None
-        if ended:
+        if self._ended_among(before):
             raise RuntimeError(
                 "the criterion got outputs of two training forwards: those of the "
                 "first were replaced when the second began, so that its further views "
@@ -69,6 +65,15 @@ class CriterionLoss:
                 "and part its output inside the criterion"
             )
         return call
+
+    def unmatched(self, before: Snapshot) -> None:
+        """Judges a call that no attached network knows."""
+        tensors = [t for t in before.leaves if isinstance(t, Tensor)]
+        self._past.saw(tensors, self._steps.current, self._ended_among(before))
+
+    def _ended_among(self, before: Snapshot) -> bool:
+        """Whether outputs of an earlier step are among the arguments."""
+        return any(reference() is x for reference in self._ended for x in before.leaves)
 
     def combine(self, match: Call, criterion: Any, call: Any, result: Any) -> Any:
         """The objective, in the place of the criterion's own loss."""

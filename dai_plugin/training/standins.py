@@ -7,6 +7,7 @@ all of its attributes; the loop has to call that one.
 """
 
 import functools
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def install(criterion: Any, runner: Runner) -> tuple[Any, Callable[[], None]]:
     if isinstance(criterion, _FUNCTIONS):
         stand_in = _function(criterion, runner)
         _exchange(criterion, stand_in)
-        return stand_in, functools.partial(_exchange, stand_in, criterion)
+        return stand_in, functools.partial(_restore, stand_in, *_renamed(criterion))
     cls = type(criterion)
     if not isinstance(criterion, _FIXED):
         try:
@@ -127,6 +128,37 @@ def _exchange(old: Any, new: Any) -> None:
         for name, value in list(vars(module).items()):
             if value is old:
                 vars(module)[name] = new
+
+
+class _Stock:
+    """Finds the functions behind stand-ins by name, for pickles of them.
+
+    A function is pickled as the name under which its module holds it; while that is a
+    stand-in, the function itself goes by `stock` and the same name.
+    """
+
+    def __getattr__(self, path: str) -> Any:
+        module, _, name = path.rpartition("/")
+        found = getattr(importlib.import_module(module.replace("/", ".")), name)
+        return found.__wrapped__ if hasattr(found, "dai_runner") else found
+
+
+stock = _Stock()
+
+
+def _renamed(function: Any) -> tuple[Any, str, str]:
+    """Gives the function the name that pickles need; returns it with its own ones."""
+    module, name = function.__module__, function.__qualname__
+    if isinstance(function, types.FunctionType) and name.isidentifier():
+        path = f"{module}.{name}".replace(".", "/")
+        function.__module__, function.__qualname__ = __name__, f"stock.{path}"
+    return function, module, name
+
+
+def _restore(stand_in: Any, function: Any, module: str, name: str) -> None:
+    if isinstance(function, types.FunctionType):
+        function.__module__, function.__qualname__ = module, name
+    _exchange(stand_in, function)
 
 
 def _watched_class(cls: type, runner: Runner) -> type:

@@ -27,6 +27,9 @@ class Subscriber(Protocol):
     def match(self, before: Snapshot) -> Any:
         """What a call with these arguments is to the subscriber; None if nothing."""
 
+    def unmatched(self, before: Snapshot) -> None:
+        """Sees a call that is about no attached network's outputs."""
+
     def combine(self, match: Any, criterion: Any, call: Any, result: Any) -> Any:
         """What the caller is to get instead of the result."""
 
@@ -112,6 +115,8 @@ class Watcher:
         alive = [s for r in self._subscribers if (s := r()) is not None]
         found = [(s, m) for s in alive if (m := s.match(before)) is not None]
         if not found:
+            for subscriber in alive:
+                subscriber.unmatched(before)
             return None
         if len(found) > 1:
             raise RuntimeError(
