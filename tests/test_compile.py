@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SmallNet
 from torch import nn
+from torch._dynamo.utils import counters
 
 from dai_plugin import attach, attached, invariance_loss
 
@@ -170,3 +171,123 @@ def test_one_graph_for_any_size():
         eager.backward()
         torch.testing.assert_close(graph, eager)
         torch.testing.assert_close(ours.grad, twin.grad)
+
+
+def batches(sizes):
+    """Random images and labels, of these sizes."""
+    generator = torch.Generator().manual_seed(sum(sizes))
+    for size in sizes:
+        images = torch.rand(size, 3, 12, 12, generator=generator)
+        yield images, torch.randint(5, (size,), generator=generator)
+
+
+def graphs_and_losses(sizes, dynamic=None, order=None, **options):
+    """How many graphs a compiled run makes, and its losses; stock without an order."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    net, criterion = SmallNet(), nn.CrossEntropyLoss()
+    model, losses = net, []
+    for part in (order or "compile").split(", "):
+        if part == "attach":
+            attach(model, criterion, **(OPTIONS | options))
+        else:
+            model = torch.compile(net, backend="aot_eager", dynamic=dynamic)
+    for images, targets in batches(sizes):
+        losses.append(criterion(model(images), targets))
+        losses[-1].backward()
+    return counters["stats"]["unique_graphs"], [loss.item() for loss in losses]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("order", ORDERS[:2])
+def test_as_many_graphs_as_the_stock_network_makes(dynamic, order):
+    """Over ten sizes, beside a stock network that gets as many rows; eager losses.
+
+    Of rows, because torch's own convolutions tell some numbers of them apart.
+    """
+    views = 2 if order.startswith("attach") else 3
+    draw = torch.Generator().manual_seed(views + bool(dynamic))
+    sizes = (torch.randperm(19, generator=draw)[:10] + 2).tolist()
+    stock, _ = graphs_and_losses([views * size for size in sizes], dynamic)
+    graphs, losses = graphs_and_losses(sizes, dynamic, order, num_views=views)
+    assert graphs == stock
+    with torch.compiler.set_stance("force_eager"):
+        _, expected = graphs_and_losses(sizes, dynamic, order, num_views=views)
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
+class Written(nn.Module):
+    """Convolutions, each with an activation written into its output, or beside it."""
+
+    def __init__(self, seed):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        depth = int(torch.randint(3, 6, (), generator=generator))
+        self.written = torch.randint(3, (depth,), generator=generator).tolist()
+        self.written[seed % depth] = 0  # one is left for "auto"
+        self.layers = nn.ModuleList(
+            nn.Conv2d(3 if i == 0 else 5, 5, 3, padding=1) for i in range(depth)
+        )
+
+    def forward(self, x):
+        for layer, how in zip(self.layers, self.written, strict=True):
+            x = layer(x)
+            x = torch.relu_(x) if how == 2 else nn.functional.relu(x, inplace=how == 1)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_auto_takes_the_same_layers_in_a_graph(seed):
+    """What functional in-place activations overwrite is left out; losses agree."""
+    seen = []
+    for backend in (None, "eager", "aot_eager"):
+        torch._dynamo.reset()
+        torch.manual_seed(seed)
+        net = Written(seed)
+        criterion = nn.CrossEntropyLoss()
+        attach(net, criterion, **OPTIONS)
+        model = torch.compile(net, backend=backend) if backend else net
+        losses = []
+        for images, targets in batches([4, 4, 3]):
+            losses.append(criterion(model(images), targets))
+            losses[-1].backward()
+        seen.append((attached(net).layers, [loss.item() for loss in losses]))
+    (layers, expected), *compiled_runs = seen
+    assert len(layers) == net.written.count(0)
+    for same, losses in compiled_runs:
+        assert same == layers
+        assert losses == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", ["whole", "in place"])
+@pytest.mark.parametrize("second", [["features.0"], ["features.4", "classifier"]])
+def test_other_layers_after_remove_are_trained_or_refused(order, second, batch):
+    """A compiled network that is attached anew: the eager losses, or what to do."""
+    images, targets = batch
+    seen = []
+    for compile_it in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        net = SmallNet()
+        net.features[2].inplace = net.features[4].inplace = False
+        model, losses = net, []
+        if compile_it and order == "whole":
+            model = torch.compile(net, backend="aot_eager")
+        elif compile_it:
+            net.compile(backend="aot_eager")
+        for layers in (["features.2"], second, ["features.3"]):
+            criterion = nn.CrossEntropyLoss()
+            with attach(model, criterion, layers=layers, **OPTIONS):
+                for _ in range(2):
+                    try:
+                        losses.append(criterion(model(images), targets))
+                    except RuntimeError as error:
+                        assert compile_it, error  # noqa: PT017
+                        assert "compile it afterwards" in str(error)  # noqa: PT017
+                        losses.append(None)
+                        continue
+                    losses[-1].backward()
+        seen.append([None if loss is None else loss.item() for loss in losses])
+    for loss, expected in zip(seen[1], seen[0], strict=True):
+        assert loss is None or loss == pytest.approx(expected, abs=1e-5)
