@@ -16,7 +16,7 @@ from dai_plugin.losses.weights import spread_weights
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
-from dai_plugin.training.literal import literal_gradient
+from dai_plugin.training.literal import literal_gradient, task_of
 
 _NEAR = 1e-3  # relative error of a gradient that counts as the same
 
@@ -130,7 +130,7 @@ def _try(
         )
         torch.manual_seed(0)
         output = network(*args, **kwargs)
-        total = _loss(output, attachment.criterion, targets, settings)
+        total = task_of(output, attachment.criterion, targets, settings.loss)
         names = ("images", *arguments.others)
         shapes = (arguments.images, *arguments.others.values())
         found.repeated = {n: list(t.shape) for n, t in zip(names, shapes, strict=True)}
@@ -186,17 +186,6 @@ def _takes_a_dict(base: nn.Module, batch: dict[str, Any]) -> bool:
         base.forward.__code__.co_varnames if hasattr(base.forward, "__code__") else ()
     )
     return not set(batch) & set(names)
-
-
-def _loss(output: Any, criterion: Any, targets: Any, settings: Settings) -> Tensor:
-    if criterion is not None:
-        result = criterion(output, targets)
-    elif isinstance(output, dict) or isinstance(settings.loss, int):
-        result = output[settings.loss]
-    else:
-        result = getattr(output, settings.loss)
-    found: Tensor = next(t for t in pytree.tree_leaves(result) if isinstance(t, Tensor))
-    return found
 
 
 def _summary(left_out: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from dai_plugin.layers import resolve
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
 from dai_plugin.training.hooks import find_rows
+from dai_plugin.training.loss import own_loss
 
 
 def literal_gradient(
@@ -46,10 +47,10 @@ def literal_gradient(
     images = rows // settings.num_views
     views = settings.num_views if criterion is not None else 1
     losses = [
-        _task(_view(output, v, images, rows), criterion, targets, settings)
+        task_of(_view(output, v, images, rows), criterion, targets, settings.loss)
         for v in range(views)
     ]
-    task = torch.stack(losses).mean()
+    task = torch.stack([loss.mean() for loss in losses]).mean()
     total = _objective(task, activations, layers, images, settings)
     if settings.beta:
         total = total + _class_terms(activations, layers, targets, settings)
@@ -115,16 +116,13 @@ def _weighted(
     return list(zip(weights, activations.values(), strict=True))
 
 
-def _task(output: Any, criterion: Any, targets: Any, settings: Settings) -> Tensor:
-    if criterion is not None:
-        result = criterion(output, targets)
-    elif isinstance(output, dict) or isinstance(settings.loss, int):
-        result = output[settings.loss]
-    else:
-        result = getattr(output, settings.loss)
-    leaves = pytree.tree_leaves(result)
+def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tensor:
+    """The task loss as a loop takes it: from the criterion, or what has that name."""
+    if criterion is None:
+        return own_loss(output, name)
+    leaves = pytree.tree_leaves(criterion(output, targets))
     loss: Tensor = next(t for t in leaves if isinstance(t, Tensor))
-    return loss.mean()
+    return loss
 
 
 def _view(output: Any, v: int, images: int, rows: int) -> Any:

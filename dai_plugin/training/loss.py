@@ -164,7 +164,7 @@ class OwnLoss:
         assert step is not None
         outputs = step.outputs
         assert outputs is not None
-        loss = _entry(outputs.first, settings.loss)
+        loss = own_loss(outputs.first, settings.loss)
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
         task = loss if views is None else torch.stack(views).mean(0)
@@ -195,7 +195,7 @@ class OwnLoss:
         return step.images / images if self._counts else 1.0
 
 
-def _entry(output: Any, name: str | int) -> Tensor:
+def own_loss(output: Any, name: str | int) -> Tensor:
     """The loss in what the network returned.
 
     Raises:
