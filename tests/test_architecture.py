@@ -44,6 +44,7 @@ ORDER = [
     "training.ledger",
     "training.objective",
     "training.notice",
+    "training.draws",
     "training.steps",
     "training.past",
     "training.loss",

@@ -132,14 +132,14 @@ class Attachment:
         Args:
             enabled: False draws new views, so that a closure can decide.
         """
-        return self._steps.replay(enabled)
+        return self._steps.draws.replay(enabled)
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, step and input range: plain numbers.
 
         They are the same on every rank if `seed` was given, or torch was seeded alike.
         """
-        return self._steps.state_dict()
+        return self._steps.draws.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues the random stream where `state_dict` was taken."""

@@ -68,7 +68,7 @@ class DataAugmentationInvariance:
         """
         if self._steps.active:
             if targets is not None:
-                self._steps.refuse_dense(targets, images.shape[0])
+                self._steps.draws.refuse_dense(targets, images.shape[0])
                 targets = repeat_targets(targets, self.settings.num_views)
             step, images = self._steps.open(images)
             step.ran = False
@@ -105,11 +105,11 @@ class DataAugmentationInvariance:
         Args:
             enabled: False draws new views, so that a closure can decide.
         """
-        return self._steps.replay(enabled)
+        return self._steps.draws.replay(enabled)
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, step and input range: plain numbers."""
-        return self._steps.state_dict()
+        return self._steps.draws.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues the random stream where `state_dict` was taken."""

@@ -109,7 +109,7 @@ class Forward:
         self._remembered.check(arguments)
         for name, leaf in arguments.others.items():
             if _has_pixels(name, leaf, arguments.images):
-                steps.refuse_dense(leaf, arguments.images.shape[0])
+                steps.draws.refuse_dense(leaf, arguments.images.shape[0])
         self._loss.begin(arguments)
         step, rows = steps.open(arguments.images)
         self._arguments = arguments

@@ -114,7 +114,7 @@ class CriterionLoss:
         for target in match.targets:
             # A float argument of another shape is no target (the images, say).
             if not target.is_floating_point() or target.shape in match.shapes:
-                self._steps.refuse_dense(target, match.outputs.images)
+                self._steps.draws.refuse_dense(target, match.outputs.images)
 
     def _remember(self) -> None:
         step = self._steps.current

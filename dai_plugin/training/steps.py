@@ -1,8 +1,7 @@
 """Steps of one network, opened and closed: shared by `attach` and explicit form."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.ratio import variance_ratio
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
+from dai_plugin.training.draws import Draws
 from dai_plugin.training.growth import Growth
 from dai_plugin.training.hooks import LayerHooks, hooked
 from dai_plugin.training.ledger import Ledger
@@ -22,15 +22,9 @@ from dai_plugin.training.notice import tell, warn
 from dai_plugin.training.objective import Weights, objective
 from dai_plugin.training.outputs import Outputs
 from dai_plugin.training.step import Step
-from dai_plugin.views.expand import expand, mix_seed
-from dai_plugin.views.normalization import Normalization
-from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import find_scheme, moves_pixels
 from dai_plugin.wrappers import check_hookable
 
 logger = logging.getLogger("dai_plugin")
-
-_FIRST = 3  # steps in which what a scheme returns is checked
 
 
 class Usage:
@@ -49,6 +43,7 @@ class Steps:
 
     Attributes:
         base: the network inside its wrappers.
+        draws: the views of its steps.
         usage: of the network.
         current: the step whose loss is still to come, if there is one.
         ledger: what became of the forwards.
@@ -66,16 +61,11 @@ class Steps:
                 "remove it first: dai_plugin.attached(model).remove(), or .remove() of "
                 "the explicit form"
             )
-        self.scheme = find_scheme(settings.scheme)
-        self.pixels = Pixels(self.base, settings.mean, settings.std)
-        self.seed = (
-            torch.initial_seed() if settings.seed is None else int(settings.seed)
-        )
+        self.draws = Draws(self.base, settings)
         chosen = select_layers(self.base, settings.layers)
         self.weights = Weights(settings, chosen)
         self.hooks = LayerHooks(self.base, chosen, settings.beta > 0)
         self.ledger = Ledger(settings.strict)
-        self.number = 0
         self.current: Step | None = None
         self.removed = False
         self.growth = Growth()
@@ -84,9 +74,8 @@ class Steps:
         self.multiplier = 1.0
         self.usage = Usage()
         self._carrier: int | None = None
-        self._rank: int | None = None
         self._agreed: dict[str, int] = {}
-        self._told = self._replaying = False
+        self._told = False
 
     @property
     def active(self) -> bool:
@@ -100,38 +89,22 @@ class Steps:
             raise RuntimeError("this attachment was removed: attach anew to train on")
         self.end()
         self.ledger.settle()
-        _check_images(images)
-        if self._rank is None:
-            self._rank = _first_rank(images)
-        self.pixels.settle(images, ranks.from_first)
-        number = self.number - 1 if self._replaying and self.number else self.number
+        number, rows = self.draws.next(images)
         multiplier = self.settings.multiplier(number)
-        rows = self._rows(self.pixels.prepare(images), number)
-        step = self._step(number, multiplier, images.shape[0], rows)
+        step = Step(number, multiplier, images.shape[0], rows, self._groups(rows))
         self.hooks.bind()
-        self.number, self.multiplier, self.current = number + 1, multiplier, step
+        self.multiplier, self.current = multiplier, step
         self.ledger.begin(step)
         return step, rows
 
-    def _rows(self, images: Tensor, number: int) -> Tensor:
-        return expand(
-            images,
-            self.settings.num_views,
-            self.scheme,
-            first_view=self.settings.first_view,
-            normalization=self.pixels.known or Normalization(),
-            seed=mix_seed(self.seed, self._rank or 0, number),
-            check=number < _FIRST,
-        )
-
-    def _step(self, number: int, multiplier: float, images: int, rows: Tensor) -> Step:
-        count = rows.shape[0]
-        centred = self.settings.sync and ranks.world_size() > 1
+    def _groups(self, rows: Tensor) -> ViewGroups:
+        settings = self.settings
+        centred = settings.sync and ranks.world_size() > 1
         if centred:
             ranks.refuse_join()
-        settings = self.settings
-        groups = ViewGroups(settings.num_views, count, settings.correction, centred)
-        return Step(number, multiplier, images, rows, groups)
+        return ViewGroups(
+            settings.num_views, rows.shape[0], settings.correction, centred
+        )
 
     def close(self, step: Step, args: Any, kwargs: Any) -> None:
         """Ends the forward of a step: takes over the losses of its layers."""
@@ -145,9 +118,9 @@ class Steps:
         if not self._told:
             self._told = True
             warn(step, self.settings, step.losses)
-            if not self._rank:
-                shares, known = self.weights.shares(step), self.pixels.known
-                tell(step, self.settings, shares, self.scheme, known)
+            if not self.draws.rank:
+                shares, known = self.weights.shares(step), self.draws.pixels.known
+                tell(step, self.settings, shares, self.draws.scheme, known)
 
     def split(self, step: Step, output: Any, needed: bool) -> None:
         """Takes over what the forward of a step returned.
@@ -266,30 +239,6 @@ class Steps:
             self.ledger.drop(self.current)
         self.end()
 
-    @contextmanager
-    def replay(self, enabled: bool = True) -> Iterator[None]:
-        """Training forwards inside repeat the views of the last step."""
-        before, self._replaying = self._replaying, enabled
-        try:
-            yield
-        finally:
-            self._replaying = before
-
-    def refuse_dense(self, target: Tensor, images: int) -> None:
-        """Raises if the target of so many images has pixels, which views move apart.
-
-        Raises:
-            ValueError: so it is.
-        """
-        dense = target.dim() > 2 and target.shape[0] == images
-        augmented = self.settings.first_view == "augmented"
-        moved = self.settings.num_views > 1 or augmented
-        if dense and moved and moves_pixels(self.scheme):
-            raise ValueError(
-                f"targets of shape {list(target.shape)} belong to pixels, which the "
-                f'scheme moves ({self.scheme}); use scheme="photometric"'
-            )
-
     def stats(self) -> dict[str, Any]:
         """Counters and the last values."""
         losses = self.last.get("losses")
@@ -305,51 +254,16 @@ class Steps:
             "beta": self.multiplier * self.settings.beta,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Seed, step and input range: plain numbers."""
-        known = self.pixels.known
-        return {
-            "seed": self.seed,
-            "step": self.number,
-            "mean": list(known.mean) if known else None,
-            "std": list(known.std) if known else None,
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues the random stream where `state_dict` was taken."""
-        self.seed, self.number = int(state["seed"]), int(state["step"])
-        self.multiplier = self.settings.multiplier(max(self.number - 1, 0))
-        if state["mean"] is not None:
-            self.pixels.known = Normalization.given(
-                state["mean"], state["std"], "restored"
-            )
+        """Continues the random stream where the state of `draws` was taken."""
+        self.draws.load_state_dict(state)
+        self.multiplier = self.settings.multiplier(max(self.draws.number - 1, 0))
 
     def remove(self) -> None:
         """Takes away every hook on the layers."""
         self.end()
         self.hooks.remove()
         self.removed = True
-
-
-def _check_images(images: Tensor) -> None:
-    if images.dim() != 4:
-        raise ValueError(
-            f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
-            "single image is images[None]"
-        )
-    if not len(images):
-        raise ValueError(
-            f"got an empty batch {list(images.shape)}: there is nothing to train on"
-        )
-
-
-def _first_rank(images: Tensor) -> int:
-    if images.is_floating_point() and not images.isfinite().all():
-        raise ValueError(
-            "the first batch of images holds NaN or infinite values; check the "
-            "data and its normalisation (a standard deviation of 0?)"
-        )
-    return ranks.rank()
 
 
 def _refuse_overwritten(step: Step) -> None:

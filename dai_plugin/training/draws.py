@@ -1,0 +1,128 @@
+"""The rows of a step: which views of its images the random stream has in store."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dai_plugin.losses import ranks
+from dai_plugin.settings import Settings
+from dai_plugin.views.expand import expand, mix_seed
+from dai_plugin.views.normalization import Normalization
+from dai_plugin.views.pixels import Pixels
+from dai_plugin.views.schemes import find_scheme, moves_pixels
+
+_FIRST = 3  # steps in which what a scheme returns is checked
+
+
+class Draws:
+    """Views drawn from (seed, rank, step), and nothing else.
+
+    Args:
+        base: the network, whose configuration may tell the normalisation.
+        settings: of the run.
+
+    Attributes:
+        scheme: of the views.
+        pixels: the normalisation that the images carry.
+        number: of the next step.
+        rank: of this process, read at the first step.
+    """
+
+    def __init__(self, base: nn.Module, settings: Settings) -> None:
+        self._settings = settings
+        self.scheme = find_scheme(settings.scheme)
+        self.pixels = Pixels(base, settings.mean, settings.std)
+        given = settings.seed
+        self._seed = torch.initial_seed() if given is None else int(given)
+        self.number = 0
+        self.rank: int | None = None
+        self._replaying = False
+
+    def next(self, images: Tensor) -> tuple[int, Tensor]:
+        """The number of this step, and the rows `[num_views * B, ...]` of its images.
+
+        Raises:
+            ValueError: the images are no batch, or hold NaN in the first step.
+        """
+        _check_images(images)
+        if self.rank is None:
+            _check_finite(images)
+            self.rank = ranks.rank()
+        self.pixels.settle(images, ranks.from_first)
+        number = self.number - 1 if self._replaying and self.number else self.number
+        rows = expand(
+            self.pixels.prepare(images),
+            self._settings.num_views,
+            self.scheme,
+            first_view=self._settings.first_view,
+            normalization=self.pixels.known or Normalization(),
+            seed=mix_seed(self._seed, self.rank, number),
+            check=number < _FIRST,
+        )
+        self.number = number + 1
+        return number, rows
+
+    @contextmanager
+    def replay(self, enabled: bool = True) -> Iterator[None]:
+        """Steps inside repeat the views of the last one."""
+        before, self._replaying = self._replaying, enabled
+        try:
+            yield
+        finally:
+            self._replaying = before
+
+    def refuse_dense(self, target: Tensor, images: int) -> None:
+        """Raises if the target of so many images has pixels, which views move apart.
+
+        Raises:
+            ValueError: so it is.
+        """
+        dense = target.dim() > 2 and target.shape[0] == images
+        augmented = self._settings.first_view == "augmented"
+        moved = self._settings.num_views > 1 or augmented
+        if dense and moved and moves_pixels(self.scheme):
+            raise ValueError(
+                f"targets of shape {list(target.shape)} belong to pixels, which the "
+                f'scheme moves ({self.scheme}); use scheme="photometric"'
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, step and input range: plain numbers."""
+        known = self.pixels.known
+        return {
+            "seed": self._seed,
+            "step": self.number,
+            "mean": list(known.mean) if known else None,
+            "std": list(known.std) if known else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues the random stream where `state_dict` was taken."""
+        self._seed, self.number = int(state["seed"]), int(state["step"])
+        if state["mean"] is not None:
+            self.pixels.known = Normalization.given(
+                state["mean"], state["std"], "restored"
+            )
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dim() != 4:
+        raise ValueError(
+            f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
+            "single image is images[None]"
+        )
+    if not len(images):
+        raise ValueError(
+            f"got an empty batch {list(images.shape)}: there is nothing to train on"
+        )
+
+
+def _check_finite(images: Tensor) -> None:
+    if images.is_floating_point() and not images.isfinite().all():
+        raise ValueError(
+            "the first batch of images holds NaN or infinite values; check the "
+            "data and its normalisation (a standard deviation of 0?)"
+        )
