@@ -128,3 +128,23 @@ def test_ranks_draw_their_own_views_and_share_the_input_range():
     assert state["mean"] == [0.5]
     assert any("statistics are local to each of 2 ranks" in text for text in said)
     assert silence == []
+
+
+def joined(rank):
+    net, criterion = SmallNet().train(), nn.CrossEntropyLoss()
+    parallel = DistributedDataParallel(net)
+    attach(parallel, criterion, sync=True, mean=0.0, std=1.0)
+    images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    criterion(parallel(images), targets).backward()
+    try:
+        with parallel.join():
+            parallel(images)
+    except RuntimeError as error:
+        return str(error)
+    return "trained"
+
+
+def test_statistics_over_ranks_are_refused_where_ranks_may_leave():
+    """Inside ddp.join() the others would wait for a rank without data for ever."""
+    for said in processes.run(joined, 2):
+        assert "set sync=False, or give all ranks as many batches" in said
