@@ -39,12 +39,9 @@ class Arguments:
         )
         self._leaves = [leaf for _, leaf in found]
         self._names = [_name(path) for path, _ in found]
-        own = {id(p) for p in (*base.parameters(), *base.buffers())}
-        tensors = {
-            i: leaf
-            for i, leaf in enumerate(self._leaves)
-            if isinstance(leaf, Tensor) and id(leaf) not in own
-        }
+        tensors = {i: t for i, t in enumerate(self._leaves) if isinstance(t, Tensor)}
+        if len(tensors) > 1:
+            tensors = {i: t for i, t in tensors.items() if not belongs_to(base, t)}
         self._place = self._find_images(tensors)
         self.images: Tensor = self._leaves[self._place]
         batch = self.images.shape[0]
@@ -173,6 +170,15 @@ class Remembered:
                 )
             if repeated:
                 self._seen[name] = batch, size
+
+
+def belongs_to(base: nn.Module, tensor: Tensor) -> bool:
+    """Whether the tensor is a parameter or a buffer of the network, and no data."""
+    if tensor.grad_fn is not None:
+        return False
+    if isinstance(tensor, nn.Parameter):
+        return True
+    return any(tensor is buffer for buffer in base.buffers())
 
 
 def _belongs_to_images(leaf: Any, batch: int, data: bool) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dai_plugin.training.arguments import belongs_to
+
 # Autograd nodes between what forward returned and what the criterion got, which leave
 # every value in its row: casts, copies, views, and DistributedDataParallel's sink.
 _IDENTITIES = frozenset(
@@ -70,12 +72,11 @@ class Outputs:
     ) -> None:
         leaves, self._structure = pytree.tree_flatten(output)
         self.images, self._num_views = rows // num_views, num_views
-        own = {id(p) for p in (*base.parameters(), *base.buffers())}
         self._views: dict[int, list[Tensor]] = {}
         for i, leaf in enumerate(leaves):
             if not isinstance(leaf, Tensor) or rows not in leaf.shape:
                 continue
-            if id(leaf) in own or (leaf.is_leaf and leaf.requires_grad):
+            if belongs_to(base, leaf) or (leaf.is_leaf and leaf.requires_grad):
                 continue
             if num_views == 1:
                 self._views[i] = [leaf]  # the caller gets the network's own tensor
