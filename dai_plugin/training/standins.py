@@ -6,10 +6,12 @@ seen. What is neither (a `functools.partial`, a bound method) gets a stand-in th
 all of its attributes; the loop has to call that one.
 """
 
+import copyreg
 import functools
 import importlib
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,6 +19,8 @@ import torch
 
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _FIXED = (*_FUNCTIONS, types.MethodType, functools.partial)
+# By the id of the function, which its stand-in keeps alive.
+_STAND_INS: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
 class Runner(Protocol):
@@ -67,7 +71,8 @@ def watched_by(criterion: Any) -> Any:
     """Who runs the calls of this criterion already, None if nobody does."""
     if isinstance(criterion, StandIn):
         return object.__getattribute__(criterion, "_runner")
-    return getattr(criterion, "dai_runner", None)
+    # Who kept the function itself attaches the very one that others call by its name.
+    return getattr(_STAND_INS.get(id(criterion), criterion), "dai_runner", None)
 
 
 class StandIn:
@@ -117,6 +122,7 @@ def _function(function: Any, runner: Runner) -> Any:
         return run(function, args, kwargs)
 
     call.dai_runner = runner  # type: ignore[attr-defined]
+    _STAND_INS[id(function)] = call
     return call
 
 
@@ -170,7 +176,7 @@ def _watched_class(cls: type, runner: Runner) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         plain: Any = cls.__reduce_ex__
-        return _with_class(plain(self, protocol), watched, cls)
+        return _made_by(cls, _with_class(plain(self, protocol), watched, cls))
 
     names = {
         "__call__": call,
@@ -190,4 +196,17 @@ def _with_class(reduced: Any, old: type, new: type) -> Any:
         return new
     if isinstance(reduced, tuple):
         return tuple(_with_class(part, old, new) for part in reduced)
+    return reduced
+
+
+def _made_by(cls: type, reduced: Any) -> Any:
+    """Pickle refuses copyreg's own makers for what is not of the very class."""
+    if not isinstance(reduced, tuple):
+        return reduced
+    make, given, *rest = reduced
+    if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+        return cls.__new__, given, *rest
+    if make is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
+        _, args, keywords = given
+        return functools.partial(cls.__new__, cls, *args, **keywords), (), *rest
     return reduced
