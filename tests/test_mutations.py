@@ -343,3 +343,28 @@ def test_keyword_tensors_follow_their_images(seed):
     torch.testing.assert_close(output, stock)
     assert torch.equal(given[0], kind.repeat(views))
     criterion(output, targets).backward()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_remove_leaves_what_others_hooked_meanwhile(net, batch, seed):
+    """On the criterion, the network and its layers, whenever that was registered."""
+    draw = random.Random(seed)
+    images, targets = batch
+    criterion, calls = nn.CrossEntropyLoss(), []
+    modules = [criterion, net, *net.features]
+    kinds = ["register_forward_hook", "register_forward_pre_hook"]
+    chosen = [(draw.choice(modules), draw.choice(kinds)) for _ in range(8)]
+
+    def register(module, kind):
+        getattr(module, kind)(lambda *_: calls.append(module))
+
+    for each in [(criterion, kinds[0]), *chosen[:4]]:
+        register(*each)
+    attachment = attach(net, criterion, **OPTIONS)
+    for each in [(net, kinds[1]), *chosen[4:]]:
+        register(*each)
+    attachment.remove()
+    criterion(net(images), targets).backward()
+    expected = [criterion, net, *(module for module, _ in chosen)]
+    assert sorted(map(id, calls)) == sorted(map(id, expected))
+    assert attachment.stats()["forwards"] == 0

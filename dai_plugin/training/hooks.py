@@ -79,6 +79,24 @@ class Ended:
     layers: frozenset[str]
 
 
+class Path:
+    """How a module is reached from the network: looked up again at little cost."""
+
+    def __init__(self, base: nn.Module, module: nn.Module) -> None:
+        names = base.named_modules(remove_duplicate=False)
+        full = next((name for name, each in names if each is module), "")
+        self._steps: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        for part in full.split(".") if full else []:
+            child = base._modules[part]
+            assert child is not None
+            self._steps.append((base._modules, part, child))
+            base = child
+
+    def still_leads_there(self) -> bool:
+        """Whether no module on the way was replaced."""
+        return all(held.get(part) is child for held, part, child in self._steps)
+
+
 class LayerHooks:
     """The forward hooks on the chosen layers of one network.
 
@@ -97,7 +115,7 @@ class LayerHooks:
         self.base, self.names, self.keep = base, list(names), keep
         self.current: Step | None = None
         self.visit: Visit | None = None
-        self._bound: dict[str, tuple[nn.Module, Any]] = {}
+        self._bound: dict[str, tuple[nn.Module, Any, Path]] = {}
         self._ended: list[Ended] = []
         self._dropped: set[str] = set()
         self.bind()
@@ -113,15 +131,19 @@ class LayerHooks:
                 self._bound.pop(name)[1].remove()
             self._dropped = set()
         for name in self.names:
-            module = resolve(self.base, name)
             bound = self._bound.get(name)
+            if bound is not None and bound[2].still_leads_there():
+                continue
+            module = resolve(self.base, name)
             if bound is not None and bound[0] is module:
+                self._bound[name] = *bound[:2], Path(self.base, module)
                 continue
             if bound is not None:
                 bound[1].remove()
                 self._sweep(module)
             hook = Hook(_firing(self, name, module), self)
-            self._bound[name] = (module, module.register_forward_hook(hook))
+            handle = module.register_forward_hook(hook)
+            self._bound[name] = module, handle, Path(self.base, module)
 
     def drop(self, names: Iterable[str]) -> None:
         """Leaves layers out from now on.
