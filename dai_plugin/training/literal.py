@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from dai_plugin.layers import resolve
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
+from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import find_rows
 from dai_plugin.training.loss import own_loss
 
@@ -51,10 +52,15 @@ def literal_gradient(
         for v in range(views)
     ]
     task = torch.stack([loss.mean() for loss in losses]).mean()
-    total = _objective(task, activations, layers, images, settings)
+    terms = _invariance_terms(activations, layers, images, settings, task.device)
     if settings.beta:
-        total = total + _class_terms(activations, layers, targets, settings)
-    total.backward()  # type: ignore[no-untyped-call]
+        terms = terms + _class_terms(activations, layers, targets, settings)
+    if _sums(criterion, _view(output, 0, images, rows), targets, losses[0]):
+        terms = images * terms
+    multiplier = settings.multiplier(0)
+    factor = 1 - multiplier * (settings.alpha + settings.beta)
+    total = factor * task.double() + terms
+    total.backward()
     return {
         name: parameter.grad.double()
         for name, parameter in network.named_parameters()
@@ -82,20 +88,21 @@ def grouped_loss(rows: Tensor, groups: Tensor, correction: int) -> Tensor:
     return torch.stack(within).mean() / total if within and total > 0 else total * 0
 
 
-def _objective(
-    task: Tensor,
+def _invariance_terms(
     activations: dict[Key, Tensor],
     layers: list[str],
     images: int,
-    settings: Settings,
-) -> Tensor:
-    multiplier = settings.multiplier(0)
-    total = (1 - multiplier * (settings.alpha + settings.beta)) * task.double()
-    for weight, activation in _weighted(activations, layers, settings):
-        groups = torch.arange(len(activation), device=activation.device) % images
-        loss = grouped_loss(activation, groups, settings.correction)
-        total = total + multiplier * settings.alpha * weight * loss.to(total.device)
-    return total
+    s: Settings,
+    device: torch.device,
+) -> Any:
+    groups = torch.arange(images).repeat(s.num_views)
+    return sum(
+        s.multiplier(0)
+        * s.alpha
+        * weight
+        * grouped_loss(a, groups.to(a.device), s.correction).to(device)
+        for weight, a in _weighted(activations, layers, s)
+    )
 
 
 def _class_terms(
@@ -123,6 +130,26 @@ def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tenso
     leaves = pytree.tree_leaves(criterion(output, targets))
     loss: Tensor = next(t for t in leaves if isinstance(t, Tensor))
     return loss
+
+
+def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
+    """Whether the loss of the images is the sum of those of each by itself."""
+    if criterion is None or loss.dim():
+        return False
+    told = told_reduction(criterion, (output, targets), {})
+    if told is not None:
+        return told == "sum"
+    try:
+        with torch.no_grad():
+            images = len(next(iter(pytree.tree_leaves(targets))))
+            single = [
+                criterion(*(_view((output, targets), i, 1, images)))
+                for i in range(images)
+            ]
+        leaves = [next(iter(pytree.tree_leaves(each))) for each in single]
+        return bool(torch.isclose(torch.stack(leaves).sum(), loss, rtol=0.05))
+    except Exception:
+        return False  # a criterion that takes no single image
 
 
 def _view(output: Any, v: int, images: int, rows: int) -> Any:
