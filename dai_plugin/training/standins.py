@@ -59,11 +59,11 @@ def install(criterion: Any, runner: Runner) -> tuple[Any, Callable[[], None]]:
     cls = type(criterion)
     if not isinstance(criterion, _FIXED):
         try:
-            criterion.__class__ = _watched_class(cls, runner)
+            criterion.__class__ = watched = _watched_class(cls, runner)
         except TypeError:  # its class is written in C
             pass
         else:
-            return criterion, functools.partial(setattr, criterion, "__class__", cls)
+            return criterion, functools.partial(_back, criterion, watched, cls)
     return StandIn(criterion, runner), _nothing
 
 
@@ -134,6 +134,12 @@ def _exchange(old: Any, new: Any) -> None:
         for name, value in list(vars(module).items()):
             if value is old:
                 vars(module)[name] = new
+
+
+def _back(criterion: Any, watched: type, cls: type) -> None:
+    """Gives an object its own class again, unless somebody else gave it another."""
+    if type(criterion) is watched:
+        criterion.__class__ = cls
 
 
 class _Stock:
