@@ -1,12 +1,8 @@
 """Reached means that the backward of the returned loss ran; what did not is a miss."""
 
 import copy
-import gc
 import logging
-import pickle
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -236,76 +232,6 @@ def test_a_criterion_of_two_forwards_is_refused(net, batch):
     first, second = net(images), net(images.flip(0))
     with pytest.raises(RuntimeError, match="outputs of two training forwards"):
         F.cosine_embedding_loss(first, second, targets.sign() * 2 - 1)
-
-
-def rebuilt(net):
-    fresh = SmallNet()
-    fresh.load_state_dict(net.state_dict())
-    return fresh
-
-
-AROUND = {
-    "forward": lambda net: net.forward,
-    "copy": copy.deepcopy,
-    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
-    "rebuilt": rebuilt,
-    "part": lambda net: nn.Sequential(net.features, nn.Flatten(), net.classifier),
-}
-
-
-@pytest.mark.parametrize("kind", ["module", "function", "lambda"])
-@pytest.mark.parametrize("around", AROUND)
-def test_training_past_the_hooks_raises_at_the_second_call(net, batch, around, kind):
-    """Whatever is called in the network's place; strict=False warns alone."""
-    images, targets = batch
-    criterion = {
-        "module": nn.CrossEntropyLoss(),
-        "function": F.cross_entropy,
-        "lambda": lambda output, target: F.cross_entropy(output, target),
-    }[kind]
-    for strict in (False, True):
-        with attach(net, criterion, strict=strict, **OPTIONS) as attachment:
-            called = AROUND[around](net)
-            for _ in range(1 if strict else 3):
-                attachment.criterion(called(images), targets).backward()
-            if strict:
-                with pytest.raises(RuntimeError, match="twice in a row"):
-                    attachment.criterion(called(images), targets)
-
-
-def unused_text(caplog):
-    return [r.getMessage() for r in caplog.records if "never called" in r.getMessage()]
-
-
-@pytest.mark.usefixtures("unused")
-def test_an_attachment_that_was_never_called_says_so(net, batch, caplog):
-    """When it is removed, or collected; once; not after a forward in any mode."""
-    gc.collect()
-    caplog.clear()
-    attachment = attach(net, nn.CrossEntropyLoss(), **OPTIONS)
-    attachment.remove()
-    attachment.remove()
-    assert len(unused_text(caplog)) == 1
-    attach(SmallNet(), nn.CrossEntropyLoss(), **OPTIONS)
-    gc.collect()
-    assert len(unused_text(caplog)) == 2
-    with attach(net, nn.CrossEntropyLoss(), **OPTIONS), torch.no_grad():
-        net.eval()(batch[0])
-    gc.collect()
-    assert len(unused_text(caplog)) == 2
-
-
-def test_it_says_so_at_the_end_of_the_process():
-    """A framework that builds its networks anew, and a script that ends."""
-    script = (
-        "import torch, dai_plugin\n"
-        "net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())\n"
-        "dai_plugin.attach(net, torch.nn.CrossEntropyLoss())\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "a Sequential was attached and never called" in result.stderr
 
 
 def bare(dai, task):
