@@ -96,6 +96,9 @@ class Arguments:
                     "of images of one size, [B, C, H, W]"
                 )
         batches = [i for i, leaf in tensors.items() if leaf.dim() == 4]
+        # Numbers to be broadcast over pixels, [B, C, 1, 1], beside images.
+        wide = [i for i in batches if tensors[i].shape[2:] != (1, 1)]
+        batches = wide or batches
         if len(batches) > 1:  # a bias [1, heads, L, L] is broadcast to every image
             many = [i for i in batches if tensors[i].shape[0] > 1]
             batches = many if len(many) == 1 else batches
@@ -124,9 +127,12 @@ class Arguments:
                 "are not images [B, C, H, W]; make the views of your own with the "
                 "explicit form"
             )
+        plain = (Tensor, str, int, float, type(None))
+        closed = {type(x).__name__ for x in self._leaves if not isinstance(x, plain)}
+        hint = f" (not looked into: {', '.join(sorted(closed))})" if closed else ""
         return (
             "no batch of images [B, C, H, W] among the arguments of the network, which "
-            f"have the shapes {shapes}; a single image is images[None]"
+            f"have the shapes {shapes}{hint}; a single image is images[None]"
         )
 
     def _refuse_second_images(self, batch: int) -> None:
@@ -134,7 +140,9 @@ class Arguments:
         for name, leaf in self.others.items():
             alike = leaf.shape[-2:] == images.shape[-2:]
             volume = leaf.dim() == 5 and leaf.is_floating_point()
+            number = leaf.shape[2:] == (1, 1)  # an image, broadcast over pixels
             pictures = leaf.dim() == 4 and (leaf.is_floating_point() or alike)
+            pictures = pictures and not number
             if volume or pictures:
                 raise ValueError(
                     f"two batches of images: {self._names[self._place]} "

@@ -133,11 +133,12 @@ class Call:
                 "tensor, or a tuple or dict whose first tensor is the loss, for the "
                 "invariance terms to be added to"
             )
-        self._place = places[0]
+        trained = [i for i in places if self._result[i].requires_grad]
+        self._place = (trained or places)[0]
         self.losses = [self._result[self._place]]
         for v in range(1, self.num_views):
             args, kwargs = self._arguments(functools.partial(self._view, v))
-            self.losses.append(_first_tensor(criterion(*args, **kwargs)))
+            self.losses.append(self._loss_in(criterion(*args, **kwargs)))
 
     def mean(self) -> Tensor:
         """The task loss: the views' losses, averaged."""
@@ -146,9 +147,13 @@ class Call:
 
     def with_loss(self, total: Tensor) -> Any:
         """What the caller gets: the first view's result, with this loss in it."""
-        leaves = list(self._result)
+        leaves = [_for_the_log(leaf) for leaf in self._result]
         leaves[self._place] = total
         return pytree.tree_unflatten(leaves, self._form)
+
+    def _loss_in(self, result: Any) -> Tensor:
+        found: Tensor = pytree.tree_leaves(result)[self._place]
+        return found
 
     def sums(self, criterion: Any) -> bool:
         """Whether the criterion sums over images, tried with all views at once.
@@ -165,7 +170,7 @@ class Call:
             try:
                 twin = copy.deepcopy(criterion)
                 args, kwargs = self._arguments(self._all_rows)
-                together = _first_tensor(twin(*args, **kwargs))
+                together = self._loss_in(twin(*args, **kwargs))
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
@@ -218,6 +223,18 @@ def told_reduction(criterion: Any, args: Any, kwargs: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _first_tensor(result: Any) -> Tensor:
-    found: Tensor = next(x for x in pytree.tree_leaves(result) if isinstance(x, Tensor))
-    return found
+def _for_the_log(part: Any) -> Any:
+    """A part of a criterion's result beside its loss: to be looked at, not trained."""
+    if not isinstance(part, Tensor) or not part.requires_grad:
+        return part
+    shown = part.view_as(part)
+    shown.register_hook(_refuse_part)  # type: ignore[no-untyped-call]
+    return shown
+
+
+def _refuse_part(_: Tensor) -> None:
+    raise RuntimeError(
+        "the criterion returned several losses, and the loop trains another one than "
+        "the first, which alone carries the further views and the invariance terms; "
+        "let the criterion return their sum first: (sum, parts)"
+    )

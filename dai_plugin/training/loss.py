@@ -73,7 +73,8 @@ class CriterionLoss:
 
     def _ended_among(self, before: Snapshot) -> bool:
         """Whether outputs of an earlier step are among the arguments."""
-        return any(reference() is x for reference in self._ended for x in before.leaves)
+        tensors = [t for t in before.leaves if isinstance(t, Tensor)]
+        return any(reference() is t for reference in self._ended for t in tensors)
 
     def combine(self, match: Call, criterion: Any, call: Any, result: Any) -> Any:
         """The objective, in the place of the criterion's own loss."""
@@ -84,6 +85,11 @@ class CriterionLoss:
         self._past.reset()
         if not match.carries:
             step.reached = match.reached
+            if not step.called:
+                step.complaint = (
+                    f"output {match.reached} of the network, while the terms go with "
+                    f"output {match.outputs.primary}"
+                )
             return match.with_loss(factor(step, self._steps.settings) * task)
         self._refuse_dense(match)
         labels = match.labels if self._steps.settings.beta else None

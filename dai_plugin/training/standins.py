@@ -59,7 +59,9 @@ def install(criterion: Any, runner: Runner) -> tuple[Any, Callable[[], None]]:
     cls = type(criterion)
     if not isinstance(criterion, _FIXED):
         try:
-            criterion.__class__ = watched = _watched_class(cls, runner)
+            watched = _watched_class(cls, runner)
+            # Past a __setattr__ of its own, which may refuse or keep it elsewhere.
+            object.__setattr__(criterion, "__class__", watched)
         except TypeError:  # its class is written in C
             pass
         else:
@@ -139,7 +141,7 @@ def _exchange(old: Any, new: Any) -> None:
 def _back(criterion: Any, watched: type, cls: type) -> None:
     """Gives an object its own class again, unless somebody else gave it another."""
     if type(criterion) is watched:
-        criterion.__class__ = cls
+        object.__setattr__(criterion, "__class__", cls)
 
 
 class _Stock:
