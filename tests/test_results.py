@@ -76,13 +76,13 @@ def test_an_object_that_cannot_be_written_to_is_watched(net, batch):
 
 def test_a_skipped_batch_is_forgotten(net, batch):
     """A `continue` before the loss, with calls that have None among their arguments."""
-    attachment = attach(net, F.cross_entropy, **OPTIONS)
-    net(batch[0])
-    gc.collect()
-    for _ in range(2):
-        F.cross_entropy(net(batch[0]), batch[1], None).backward()
-    assert attachment.stats()["missed"] == 1
-    assert attachment.stats()["criterion_calls"] == 2
+    with attach(net, F.cross_entropy, **OPTIONS) as attachment:
+        net(batch[0])
+        gc.collect()
+        for _ in range(2):
+            F.cross_entropy(net(batch[0]), batch[1], None).backward()
+        stats = attachment.stats()
+    assert (stats["missed"], stats["criterion_calls"]) == (1, 2)
 
 
 class Noisy(nn.Module):
