@@ -156,3 +156,30 @@ def test_the_losses_go_with_the_output_that_reaches_the_criterion(batch, caplog)
     messages = [r.getMessage() for r in caplog.records if "output 1" in r.getMessage()]
     assert len(messages) == 1
     assert "they were not trained in this step" in messages[0]
+
+
+class Binary(nn.Module):
+    """One column, and one tensor under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = SmallNet(classes=1)
+
+    def forward(self, x):
+        output = self.net(x)
+        return {"logits": output, "out": output}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("name", ["logits", "out"])
+@pytest.mark.parametrize("column", [-1, 1])
+def test_the_only_column_of_an_output_is_that_output(batch, views, name, column):
+    """`output[:, 0]` of [B, 1], by whichever of its names the loop takes it."""
+    net, criterion = Binary(), nn.BCEWithLogitsLoss()
+    options = {"mean": 0.0, "std": 1.0, "first_view": "augmented"}
+    attachment = attach(net, criterion, num_views=views, **options)
+    for _ in range(2):
+        output = net(batch[0])[name]
+        criterion(output.select(column, 0), torch.ones(4)).backward()
+    assert attachment.stats()["criterion_calls"] == 2
+    assert attachment.stats()["missed"] == 0

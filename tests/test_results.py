@@ -107,3 +107,28 @@ def test_numbers_that_are_broadcast_over_pixels_are_repeated(batch):
     criterion(net(levels, images), targets).backward()
     assert torch.equal(seen[0][0], levels.repeat(3, 1, 1, 1))
     assert torch.equal(seen[0][1][:4], images)
+
+
+class Keeper(nn.Module):
+    """Sums, and keeps its last input, which cannot be copied."""
+
+    last = None
+
+    def forward(self, output, targets):
+        self.last = output
+        return F.cross_entropy(output, targets, reduction="sum")
+
+
+class Trainer:
+    def loss(self, output, targets):
+        return F.cross_entropy(output, targets, reduction="sum")
+
+
+@pytest.mark.parametrize("own", [Keeper(), Trainer().loss], ids=["keeper", "method"])
+def test_a_sum_is_known_also_where_the_criterion_cannot_be_copied(net, batch, own):
+    """Its terms count once for each image, as its losses do."""
+    attachment = attach(net, own, layers="features.4", **OPTIONS)
+    total = attachment.criterion(net(batch[0]), batch[1])
+    stats = attachment.stats()
+    terms = 0.4 * stats["layers"]["features.4"] * len(batch[1])
+    assert total.item() == pytest.approx(0.6 * stats["task_loss"] + terms, rel=1e-5)

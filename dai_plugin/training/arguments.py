@@ -28,6 +28,7 @@ class Arguments:
     Attributes:
         images: the batch `[B, C, H, W]`.
         others: the further tensors with B rows, by the name that messages use.
+        grown: identities of what goes to the network with num_views * B rows.
 
     Raises:
         ValueError: there is no batch of images, or what there is cannot be told apart.
@@ -53,6 +54,7 @@ class Arguments:
         self.others: dict[str, Tensor] = {
             self._names[i]: tensors[i] for i in self._repeated if i in tensors
         }
+        self.grown: set[int] = set()
         self._refuse_second_images(batch)
 
     def expanded(self, rows: Tensor, num_views: int) -> tuple[Any, Any]:
@@ -63,6 +65,7 @@ class Arguments:
             leaf = leaves[i]
             many = isinstance(leaf, Tensor)
             leaves[i] = repeat_targets(leaf, num_views) if many else leaf * num_views
+        self.grown = {id(leaves[i]) for i in (self._place, *self._repeated)}
         args, kwargs = pytree.tree_unflatten(leaves, self._structure)
         if num_views > 1 and kwargs.get(COUNT) is not None:
             # Whoever divides a sum over all rows by it gets the mean over the views.

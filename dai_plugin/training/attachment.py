@@ -5,7 +5,6 @@ after the forward the caller gets the first view's rows, and after the criterion
 losses of all views become the objective.
 """
 
-import logging
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,10 +17,8 @@ from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.forward import Forward
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.loss import CriterionLoss, OwnLoss
-from dai_plugin.training.steps import Steps, Usage
+from dai_plugin.training.steps import Steps, say_if_unused
 from dai_plugin.training.watch import watcher_of
-
-logger = logging.getLogger("dai_plugin")
 
 
 @shows_settings()
@@ -62,16 +59,6 @@ def attached(model: nn.Module) -> "Attachment | None":
     return None
 
 
-def _say_if_unused(usage: Usage, name: str) -> None:
-    if not usage.calls:
-        logger.warning(
-            "a %s was attached and never called: nothing was trained with views and "
-            "invariance. If a framework builds its networks anew, attach to the one "
-            "that it trains",
-            name,
-        )
-
-
 class Attachment:
     """What `attach` returns; also a context manager that removes itself.
 
@@ -95,7 +82,7 @@ class Attachment:
             raise
         self._forward = Forward(self._steps, loss, self)
         self._unused = weakref.finalize(
-            self, _say_if_unused, self._steps.usage, type(self._steps.base).__name__
+            self, say_if_unused, self._steps.usage, type(self._steps.base).__name__
         )
 
     @property

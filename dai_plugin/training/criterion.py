@@ -9,11 +9,12 @@ targets of any kind, class weights and every reduction keep their meaning.
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import _reduction as legacy
 from torch.utils import _pytree as pytree
 
@@ -160,17 +161,22 @@ class Call:
 
         A sum over all rows is num_views times the mean of the views' losses, a mean
         over them is that mean. For what is neither, no. A copy of the criterion is
-        tried, which may count its calls or remember them.
+        tried where it can be copied, since it may count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
         if self.num_views == 1 or views[0].dim():
             return False
+        try:
+            # A bound method would bring along the object that it belongs to.
+            bound = isinstance(criterion, types.MethodType)
+            twin = criterion if bound else copy.deepcopy(criterion)
+        except Exception:
+            twin = criterion  # it holds a lock, or a tensor with a graph
         devices = {t.device for t in self.targets if t.device.type == "cuda"}
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             try:
-                twin = copy.deepcopy(criterion)
                 args, kwargs = self._arguments(self._all_rows)
-                together = self._loss_in(twin(*args, **kwargs))
+                together = self._loss_in(_past_watching(twin)(*args, **kwargs))
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
@@ -238,3 +244,8 @@ def _refuse_part(_: Tensor) -> None:
         "the first, which alone carries the further views and the invariance terms; "
         "let the criterion return their sum first: (sum, parts)"
     )
+
+
+def _past_watching(criterion: Any) -> Any:
+    """The calls of a criterion itself: those of a watched module would be seen."""
+    return criterion.forward if isinstance(criterion, nn.Module) else criterion

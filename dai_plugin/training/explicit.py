@@ -1,5 +1,6 @@
 """The explicit form, for loops of one's own."""
 
+import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self, Unpack
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
-from dai_plugin.training.steps import Steps
+from dai_plugin.training.steps import Steps, say_if_unused
 from dai_plugin.training.watch import raising
 from dai_plugin.views.expand import repeat_targets
 
@@ -44,6 +45,8 @@ class DataAugmentationInvariance:
         opaque: Any = torch.compiler.disable
         base = self._steps.base
         before, after = Hook(opaque(self._before), self), Hook(opaque(self._after))
+        name = type(base).__name__
+        self._unused = weakref.finalize(self, say_if_unused, self._steps.usage, name)
         self._handles = [
             base.register_forward_pre_hook(before, with_kwargs=True),
             base.register_forward_hook(after, with_kwargs=True, always_call=True),
@@ -117,6 +120,7 @@ class DataAugmentationInvariance:
 
     def remove(self) -> None:
         """Takes away every hook that was set here, and nothing else's."""
+        self._unused()
         self._steps.remove()
         for handle in self._handles:
             handle.remove()

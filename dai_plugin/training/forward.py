@@ -114,7 +114,9 @@ class Forward:
         step, rows = steps.open(arguments.images)
         self._arguments = arguments
         steps.hooks.current = step
-        return arguments.expanded(rows, steps.settings.num_views)
+        expanded = arguments.expanded(rows, steps.settings.num_views)
+        step.grown = arguments.grown
+        return expanded
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         steps = self._steps

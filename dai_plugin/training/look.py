@@ -48,7 +48,9 @@ class Look:
         self._versions[key] = [Version(t) for t in tensors]
 
 
-def look(hooks: LayerHooks, args: Any, kwargs: Any, rows: int) -> Look:
+def look(
+    hooks: LayerHooks, args: Any, kwargs: Any, rows: int, grown: set[int] | None = None
+) -> Look:
     """Runs the network once more, on the same arguments with one row more.
 
     Args:
@@ -56,15 +58,17 @@ def look(hooks: LayerHooks, args: Any, kwargs: Any, rows: int) -> Look:
         args: positional arguments of the forward, as they are with views.
         kwargs: its keyword arguments.
         rows: num_views * B.
+        grown: identities of the arguments that have them; None are all of that size.
     """
 
-    def grown(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows:
+    def longer(leaf: Any) -> Any:
+        fits = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
+        if fits and (grown is None or id(leaf) in grown):
             return torch.cat([leaf, leaf[:1]]).detach()
         return leaf
 
     seen = Look()
-    args, kwargs = pytree.tree_map(grown, (args, kwargs))
+    args, kwargs = pytree.tree_map(longer, (args, kwargs))
     output = _run(hooks, seen.visit, args, kwargs)
     for number, leaf in enumerate(pytree.tree_leaves(output)):
         if isinstance(leaf, Tensor):

@@ -9,7 +9,7 @@ from dai_plugin.losses import ranks
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.step import Step
-from dai_plugin.views.schemes import Scheme, Transform
+from dai_plugin.views.schemes import Scheme, Transform, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -93,6 +93,10 @@ def _cautions(scheme: Scheme | Transform, settings: Settings) -> list[str]:
     found = []
     if isinstance(scheme, Scheme) and scheme.flip:
         found.append("images are flipped: wrong for digits, text, left and right")
+    if moves_pixels(scheme) and settings.num_views > 1:
+        found.append(
+            "pixels move, positions in the targets (boxes, points, angles) do not"
+        )
     if (world_size := ranks.world_size()) > 1:
         found.append(
             f"statistics are those of all {world_size} ranks together"

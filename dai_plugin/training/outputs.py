@@ -73,17 +73,22 @@ class Outputs:
         leaves, self._structure = pytree.tree_flatten(output)
         self.images, self._num_views = rows // num_views, num_views
         self._views: dict[int, list[Tensor]] = {}
+        known: dict[int, list[Tensor]] = {}  # one tensor under two names is cut once
         for i, leaf in enumerate(leaves):
             if not isinstance(leaf, Tensor) or rows not in leaf.shape:
                 continue
             if belongs_to(base, leaf) or (leaf.is_leaf and leaf.requires_grad):
                 continue
-            if num_views == 1:
+            if id(leaf) in known:
+                self._views[i] = known[id(leaf)]
+            elif num_views == 1:
                 self._views[i] = [leaf]  # the caller gets the network's own tensor
             elif (grown := depends(i, leaf)) == {0}:
                 self._views[i] = self._split(leaf, num_views)
             elif grown:
                 raise RuntimeError(_across(i, leaf, rows, grown))
+            if i in self._views:
+                known[id(leaf)] = self._views[i]
         if not self._views and needed:
             raise RuntimeError(
                 f"the network returned {_describe(leaves)} for {rows} rows "
@@ -91,7 +96,9 @@ class Outputs:
             )
         first = min(self._views, default=None)
         self.primary = carrier if carrier in self._views else first
-        self._numbers = {_key(views[0]): i for i, views in self._views.items()}
+        self._numbers: dict[Any, int] = {}
+        for i, views in self._views.items():
+            self._numbers.setdefault(_key(views[0]), i)
         for i, views in self._views.items():
             leaves[i] = views[0]
         self._first_leaves = leaves
@@ -117,7 +124,7 @@ class Outputs:
         while node is not None:
             if (node, position) in self._numbers:
                 return self._numbers[node, position]
-            if node.name() not in _IDENTITIES:
+            if node.name() not in _IDENTITIES and not _selects_all(node):
                 return None
             edges = node.next_functions
             node, position = edges[position if len(edges) > 1 else 0]
@@ -181,7 +188,16 @@ class Outputs:
         for number, views in self._views.items():
             if number not in self._loose:
                 self._loose[number] = weakref.ref(views[0])
-                views[:1] = []
+                self._views[number] = views[1:]
+
+
+def _selects_all(node: Any) -> bool:
+    """Whether the node is `output[:, 0]` of an output with one column."""
+    if node.name() != "SelectBackward0":
+        return False
+    sizes, dim = node._saved_self_sym_sizes, node._saved_dim
+    dim = dim - 2**64 if dim >= 2**63 else dim  # as autograd stores a negative one
+    return bool(dim % len(sizes) > 0 and sizes[dim] == 1)
 
 
 def _across(place: int, leaf: Tensor, rows: int, grown: frozenset[int]) -> str:

@@ -27,6 +27,7 @@ class Step:
         rows: `[num_views * B, ...]`, the batch that the network gets, until the forward
             has ended; layers compare their sizes with its own.
         groups: of the rows.
+        grown: identities of the network's arguments that have rows, where known.
         fired: the calls of the layers in their order, once the forward has ended.
         parts: sums of squares of each call of a layer, in the order of the calls.
         centres: means of all rows, where other processes need them.
@@ -51,6 +52,7 @@ class Step:
     images: int
     rows: Tensor | None
     groups: ViewGroups
+    grown: set[int] | None = None
     fired: tuple[Key, ...] = ()
     parts: dict[Key, Tensor] = field(default_factory=dict)
     centres: dict[Key, Tensor] = field(default_factory=dict)

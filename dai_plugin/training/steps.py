@@ -34,6 +34,17 @@ class Usage:
         self.calls = 0
 
 
+def say_if_unused(usage: Usage, name: str) -> None:
+    """Says so of a network that was attached and never called."""
+    if not usage.calls:
+        logger.warning(
+            "a %s was attached and never called: nothing was trained with views and "
+            "invariance. If a framework builds its networks anew, attach to the one "
+            "that it trains",
+            name,
+        )
+
+
 class Steps:
     """Opens a step before a training forward, and closes it after.
 
@@ -108,10 +119,9 @@ class Steps:
 
     def close(self, step: Step, args: Any, kwargs: Any) -> None:
         """Ends the forward of a step: takes over the losses of its layers."""
-        rows = step.groups.rows
         self.hooks.close(step)
         self._leave_out_spoiled(step, args, kwargs)
-        self.growth.begin(lambda: self._look(args, kwargs, rows))
+        self.growth.begin(lambda: self._look(step, args, kwargs))
         self.growth.refuse_layers(step)
         step.losses = self._losses(step)
         self.names = [key_name(key) for key in step.fired]
@@ -143,9 +153,9 @@ class Steps:
         if step.outputs.main is not None:
             step.watch_output(step.outputs.main)
 
-    def _look(self, args: Any, kwargs: Any, rows: int) -> Look | None:
+    def _look(self, step: Step, args: Any, kwargs: Any) -> Look | None:
         try:
-            return look(self.hooks, args, kwargs, rows)
+            return look(self.hooks, args, kwargs, step.groups.rows, step.grown)
         except Exception as error:
             logger.debug("a look at the network failed: %s", error)
             return None
@@ -162,7 +172,7 @@ class Steps:
             changed = [key for key, v in step.versions.items() if v.changed()]
             spoiled = list(dict.fromkeys(name for name, _ in changed))
         else:  # a compiler was at work, which shows no versions
-            seen = self._look(args, kwargs, step.groups.rows)
+            seen = self._look(step, args, kwargs)
             spoiled = seen.overwritten if seen else []
         if not spoiled:
             return
