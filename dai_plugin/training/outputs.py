@@ -7,6 +7,7 @@ would stand as negatives of each other.
 """
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ _IDENTITIES = frozenset(
         "_DDPSinkBackward",
     ]
 )
+_MOST = 20_000  # nodes of a graph that are walked
 _PARTS = ("SliceBackward", "SelectBackward", "IndexBackward", "SplitBackward",
           "NarrowBackward", "UnbindBackward", "GatherBackward")  # fmt: skip
 
@@ -130,26 +132,19 @@ class Outputs:
             node, position = edges[position if len(edges) > 1 else 0]
         return None
 
-    def origin(self, tensor: Tensor, depth: int = 50) -> str | None:
+    def origin(self, tensor: Tensor) -> str | None:
         """The operations between an output and the tensor, if it comes from one."""
-        queue: list[tuple[Any, int, list[str]]] = [
-            (tensor.grad_fn, tensor.output_nr, [])
-        ]
-        for _ in range(depth):
-            if not queue:
-                return None
-            node, position, names = queue.pop(0)
-            if node is None:
-                continue
-            if (node, position) in self._numbers:
-                if any(name.startswith(_PARTS) for name in names):
-                    return (
-                        "a part of the output (a slice or an index): part it inside "
-                        "the criterion instead"
-                    )
-                return "the result of " + " and ".join(dict.fromkeys(names))
-            names = [*names, node.name()]
-            queue += [(n, p, names) for n, p in node.next_functions]
+        start = tensor.grad_fn, tensor.output_nr
+        queue: deque[Any] = deque([start])
+        came_from: dict[Any, Any] = {start: None}
+        while queue and len(came_from) < _MOST:
+            place = queue.popleft()
+            if place in self._numbers:
+                return _between(place, came_from)
+            for following in place[0].next_functions if place[0] else ():
+                if following not in came_from:
+                    came_from[following] = place
+                    queue.append(following)
         return None
 
     def view(self, index: int, v: int, like: Tensor) -> Tensor:
@@ -189,6 +184,19 @@ class Outputs:
             if number not in self._loose:
                 self._loose[number] = weakref.ref(views[0])
                 self._views[number] = views[1:]
+
+
+def _between(place: Any, came_from: dict[Any, Any]) -> str:
+    """What stands between an output and an argument, from the argument on."""
+    names: list[str] = []
+    while (place := came_from[place]) is not None:
+        names.append(place[0].name())
+    if any(name.startswith(_PARTS) for name in names):
+        return (
+            "a part of the output (a slice or an index): part it inside the criterion "
+            "instead"
+        )
+    return "the result of " + " and ".join(list(dict.fromkeys(names))[:5])
 
 
 def _selects_all(node: Any) -> bool:
