@@ -200,3 +200,11 @@ def test_processes_that_take_turns_transform_as_one(images, callable_scheme):
             versions = torch.stack(list(own(filled[number], known)), 1)
             right = expected[3 * number : 3 * number + 3]
             torch.testing.assert_close(versions[: len(right)], right)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_their_channels_last_are_refused(channels):
+    """Scores of [B, H, W, C] would be those of other pictures."""
+    images = torch.rand(8, 12, 10, channels)
+    with pytest.raises(ValueError, match=r"look like \[B, H, W, C\]"):
+        invariance_scores(SmallNet(channels=12), images, mean=0.0, std=1.0)

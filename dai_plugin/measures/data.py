@@ -17,6 +17,7 @@ from dai_plugin.views.normalization import (
     known_normalization,
 )
 from dai_plugin.views.schemes import Scheme, Transform
+from dai_plugin.views.statistics import check_images
 
 logger = logging.getLogger("dai_plugin")
 
@@ -60,6 +61,7 @@ class Batches:
             raise ValueError("data holds no images")
 
     def _prepare(self, images: Tensor) -> Tensor:
+        check_images(images)
         if self.normalization is None:
             self.normalization = from_batch(images)
             logger.warning("normalisation taken: %s", self.normalization)

@@ -107,19 +107,6 @@ class Arguments:
             batches = many if len(many) == 1 else batches
         if not batches:
             raise ValueError(self._no_images(tensors))
-        images = tensors[batches[0]]
-        if 0 in images.shape[1:]:
-            raise ValueError(
-                f"images of size zero: {self._names[batches[0]]} is "
-                f"{list(images.shape)}"
-            )
-        _, second, third, last = images.shape
-        if last in (1, 3, 4) and second > 4 and third > 4:
-            raise ValueError(
-                f"{self._names[batches[0]]} {list(images.shape)} looks like images "
-                "[B, H, W, C]; views are made of [B, C, H, W]: "
-                "images.permute(0, 3, 1, 2)"
-            )
         return batches[0]
 
     def _no_images(self, tensors: Mapping[int, Tensor]) -> str:

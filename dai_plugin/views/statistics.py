@@ -165,6 +165,12 @@ def check_images(images: Tensor) -> None:
             f"images of shape {list(images.shape)} have 0 {' and 0 '.join(missing)}, "
             "so that there is no pixel to make views of; leave such batches out"
         )
+    _, second, third, last = images.shape
+    if last in (1, 3, 4) and second > 4 and third > 4:
+        raise ValueError(
+            f"images of shape {list(images.shape)} look like [B, H, W, C]; views are "
+            "made of [B, C, H, W]: images.permute(0, 3, 1, 2)"
+        )
     check_dtype(images)
 
 
