@@ -32,6 +32,21 @@ class SmallNet(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
+class Plain(nn.Module):
+    """One layer whose activations the test keeps; no batch norm."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 7, 2), nn.ReLU())
+        self.head, self.seen = nn.Linear(7, classes), None
+
+    def forward(self, x):
+        activation = self.features(x)
+        logits = self.head(activation.mean((2, 3)))
+        self.seen = activation, logits
+        return logits
+
+
 @pytest.fixture
 def net():
     torch.manual_seed(0)

@@ -33,6 +33,7 @@ ORDER = [
     "losses.weights",
     "settings",
     "training.arguments",
+    "training.graph",
     "training.outputs",
     "training.step",
     "training.hooks",

@@ -122,3 +122,26 @@ def test_a_look_leaves_no_trace():
     twin(rows[0])
     for own, stock in zip(net.buffers(), twin.buffers(), strict=True):
         assert torch.equal(own, stock)
+
+
+class Sized(nn.Module):
+    """A dense output without a gradient, as predictions are, beside the logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU())
+
+    def forward(self, x):
+        dense = self.dense(x)
+        return {"logits": dense.mean((2, 3)), "mask": dense.argmax(1)}
+
+
+def test_images_of_other_sizes_change_no_rows():
+    """Batches and images that change size together: pixels are not taken for rows."""
+    net, criterion = Sized(), nn.CrossEntropyLoss()
+    attach(net, criterion, layers="dense.1", scheme="photometric", **OPTIONS)
+    for images, side in ((4, 6), (3, 8), (4, 8), (2, 4)):
+        output = net(torch.rand(images, 3, side, side))
+        assert output["mask"].shape == (images, side, side)
+        criterion(output["logits"], torch.arange(images)).backward()
+    assert attached(net).stats()["missed"] == 0

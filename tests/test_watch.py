@@ -8,26 +8,12 @@ import oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Plain
 from torch import nn
 
 from dai_plugin import attach, attached
 
 OPTIONS = {"mean": 0.0, "std": 1.0, "seed": 4}
-
-
-class Plain(nn.Module):
-    """One layer whose activations the test keeps; no batch norm."""
-
-    def __init__(self, classes=5):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 7, 2), nn.ReLU())
-        self.head, self.seen = nn.Linear(7, classes), None
-
-    def forward(self, x):
-        activation = self.features(x)
-        logits = self.head(activation.mean((2, 3)))
-        self.seen = activation, logits
-        return logits
 
 
 def run_of(seed):

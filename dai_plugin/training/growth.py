@@ -6,12 +6,12 @@ one row more, tells; it is asked once, and only where there is a doubt.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dai_plugin.losses.weights import Key, key_name
+from dai_plugin.training.graph import nodes_behind
 from dai_plugin.training.look import Look
 from dai_plugin.training.step import Step
 
@@ -48,7 +48,8 @@ class Growth:
         if as_long == {0} and _comes_from_a_layer(leaf):
             found = as_long
         elif before is not None and len(before) == leaf.dim() and before != leaf.shape:
-            found = _changed(before, leaf.shape)
+            # Images of another size may have changed more than the number of rows.
+            found = _changed(before, leaf.shape) & as_long
         else:
             seen = self._seen()
             other = seen.outputs.get(number) if seen else None
@@ -103,16 +104,6 @@ def _changed(one: torch.Size, other: torch.Size) -> frozenset[int]:
     return frozenset(d for d, (first, second) in sizes if first != second)
 
 
-def _comes_from_a_layer(leaf: Tensor, most: int = 300) -> bool:
+def _comes_from_a_layer(leaf: Tensor) -> bool:
     """Whether a measured activation is among what a tensor was computed from."""
-    seen: set[Any] = set()
-    queue: list[Any] = [leaf.grad_fn]
-    while queue and len(seen) < most:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == _TAP:
-            return True
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-    return False
+    return any(node.name() == _TAP for node in nodes_behind([leaf], most=300))

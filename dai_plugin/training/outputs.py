@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.training.arguments import belongs_to
+from dai_plugin.training.graph import MOST
 
 # Autograd nodes between what forward returned and what the criterion got, which leave
 # every value in its row: casts, copies, views, and DistributedDataParallel's sink.
@@ -33,7 +34,6 @@ _IDENTITIES = frozenset(
         "_DDPSinkBackward",
     ]
 )
-_MOST = 20_000  # nodes of a graph that are walked
 _PARTS = ("SliceBackward", "SelectBackward", "IndexBackward", "SplitBackward",
           "NarrowBackward", "UnbindBackward", "GatherBackward")  # fmt: skip
 
@@ -137,7 +137,7 @@ class Outputs:
         start = tensor.grad_fn, tensor.output_nr
         queue: deque[Any] = deque([start])
         came_from: dict[Any, Any] = {start: None}
-        while queue and len(came_from) < _MOST:
+        while queue and len(came_from) < MOST:
             place = queue.popleft()
             if place in self._numbers:
                 return _between(place, came_from)

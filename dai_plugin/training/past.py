@@ -9,17 +9,14 @@ network that a framework built anew.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from dai_plugin.training.graph import nodes_behind
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 
 logger = logging.getLogger("dai_plugin")
-
-_MOST = 20_000  # nodes of a graph that are walked
 
 
 class Past:
@@ -113,16 +110,5 @@ class Past:
 
 def _parameters(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The leaves that the tensors were computed from."""
-    queue: list[Any] = [t.grad_fn for t in tensors]
-    seen: set[Any] = set()
-    found = []
-    while queue and len(seen) < _MOST:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, torch.Tensor):
-            found.append(leaf)
-        queue += [following for following, _ in node.next_functions]
-    return found
+    leaves = [getattr(node, "variable", None) for node in nodes_behind(tensors)]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
