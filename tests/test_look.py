@@ -127,21 +127,47 @@ def test_a_look_leaves_no_trace():
 class Sized(nn.Module):
     """A dense output without a gradient, as predictions are, beside the logits."""
 
-    def __init__(self):
+    def __init__(self, even=False):
         super().__init__()
         self.dense = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU())
+        self.even = even
 
     def forward(self, x):
+        if self.even and len(x) % 2:
+            raise ValueError("an even number of rows is needed")
         dense = self.dense(x)
         return {"logits": dense.mean((2, 3)), "mask": dense.argmax(1)}
 
 
-def test_images_of_other_sizes_change_no_rows():
-    """Batches and images that change size together: pixels are not taken for rows."""
-    net, criterion = Sized(), nn.CrossEntropyLoss()
+@pytest.mark.parametrize("even", [False, True])
+def test_images_of_other_sizes_change_no_rows(even):
+    """Batches and images that change together, also where no look can be taken."""
+    net, criterion = Sized(even), nn.CrossEntropyLoss()
     attach(net, criterion, layers="dense.1", scheme="photometric", **OPTIONS)
     for images, side in ((4, 6), (3, 8), (4, 8), (2, 4)):
         output = net(torch.rand(images, 3, side, side))
         assert output["mask"].shape == (images, side, side)
         criterion(output["logits"], torch.arange(images)).backward()
     assert attached(net).stats()["missed"] == 0
+
+
+class Prompted(nn.Module):
+    """Compares images with prompts that its caller gives, one a class."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU())
+
+    def forward(self, x, prompts):
+        return self.features(x).mean((2, 3)) @ prompts.T
+
+
+@pytest.mark.parametrize(("images", "views"), [(3, 2), (2, 4), (4, 3)])
+def test_an_argument_of_as_many_rows_by_chance_does_not_grow(images, views):
+    """As many prompts as rows are classes, not similarities of rows."""
+    net, criterion = Prompted(), nn.CrossEntropyLoss()
+    attach(net, criterion, num_views=views, **OPTIONS)
+    output = net(torch.rand(images, 3, 8, 8), torch.randn(images * views, 7))
+    assert output.shape == (images, images * views)
+    criterion(output, torch.arange(images)).backward()
+    assert attached(net).stats()["criterion_calls"] == 1
