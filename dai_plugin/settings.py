@@ -9,9 +9,11 @@ from typing import Any, Literal, Self, TypedDict
 from dai_plugin import schedules
 from dai_plugin.layers import Layers
 from dai_plugin.losses.weights import Law
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import FirstView
+from dai_plugin.views.named import Named
 from dai_plugin.views.normalization import Statistics
-from dai_plugin.views.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views.schemes import AnyScheme, Scheme, find_scheme, from_plain, plain
 
 Schedule = Callable[[int], float]
 When = Literal["training", "grad"]
@@ -30,9 +32,12 @@ class Settings:
         layer_weights: "exponential", "linear", "uniform", or numbers, one a layer or by
             name.
         last_to_first: ratio of the last layer's weight to the first's.
-        scheme: "light", "heavier", "photometric", "halved", a `Scheme`, or a callable
-            (kornia or torchvision v2 pipeline) on float batches `[N, C, H, W]` in
-            [0, 1].
+        scheme: "light", "heavier", "photometric", "halved", a `Scheme`; "randaugment",
+            "trivialaugment", "autoaugment", "augmix", "simclr", or one of their classes
+            (`RandAugment` and so on); a callable (kornia or torchvision v2 pipeline) on
+            float batches `[N, C, H, W]` in [0, 1]; a sum of these, applied in turn; or
+            "given": the views that the loader made, a list of `num_views` batches or
+            one batch `[B, num_views, C, H, W]`.
         mean: of the normalisation that the images carry, a number or one a channel;
             uint8 images are scaled to [0, 1] and get this normalisation.
         std: of that normalisation. Left out, both are taken from the model's
@@ -63,7 +68,7 @@ class Settings:
     layers: Layers = "auto"
     layer_weights: Law = "exponential"
     last_to_first: float = 10.0
-    scheme: str | Scheme | Transform = "heavier"
+    scheme: str | AnyScheme = "heavier"
     mean: Statistics | None = None
     std: Statistics | None = None
     first_view: FirstView = "clean"
@@ -147,7 +152,7 @@ class Keywords(TypedDict, total=False):
     layers: Layers
     layer_weights: Law
     last_to_first: float
-    scheme: str | Scheme | Transform
+    scheme: str | AnyScheme
     mean: Statistics | None
     std: Statistics | None
     first_view: FirstView
@@ -186,8 +191,10 @@ _SCHEDULES = ("linear_warmup", "cosine", "milestones")
 
 
 def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, Scheme):
-        return {"scheme": dataclasses.asdict(value)}
+    if isinstance(value, Scheme | Named):
+        return {"scheme": _plain(name, plain(value))}
+    if isinstance(value, Composed):
+        return {"schemes": [_plain(name, part) for part in value.parts]}
     kind = type(value).__name__
     if kind in _SCHEDULES and isinstance(value, getattr(schedules, kind)):
         return {"schedule": kind, **dataclasses.asdict(value)}
@@ -201,13 +208,15 @@ def _plain(name: str, value: Any) -> Any:
         return value
     raise TypeError(
         f"{name}={value!r} is no plain value, which JSON could hold; give a name, a "
-        "Scheme, numbers, or one of dai_plugin.schedules"
+        "scheme of dai_plugin, numbers, or one of dai_plugin.schedules"
     )
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, dict) and "scheme" in value:
-        return Scheme(**value["scheme"])
+        return from_plain(value["scheme"])
+    if isinstance(value, dict) and "schemes" in value:
+        return Composed(tuple(_restored(part) for part in value["schemes"]))
     if isinstance(value, dict) and "schedule" in value:
         own = {key: each for key, each in value.items() if key != "schedule"}
         return getattr(schedules, value["schedule"])(**own)

@@ -9,7 +9,7 @@ from dai_plugin.losses import ranks
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.step import Step
-from dai_plugin.views.schemes import Scheme, Transform, moves_pixels
+from dai_plugin.views.schemes import AnyScheme, flips, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -19,7 +19,7 @@ def tell(
     step: Step,
     settings: Settings,
     shares: Sequence[float],
-    scheme: Scheme | Transform,
+    scheme: AnyScheme,
     normalization: object,
 ) -> None:
     """The notice of the first step, on rank 0.
@@ -88,10 +88,10 @@ def _costs(rows: int, settings: Settings) -> list[str]:
     ]
 
 
-def _cautions(scheme: Scheme | Transform, settings: Settings) -> list[str]:
+def _cautions(scheme: AnyScheme, settings: Settings) -> list[str]:
     """What a user of these settings has to know."""
     found = []
-    if isinstance(scheme, Scheme) and scheme.flip:
+    if flips(scheme):
         found.append("images are flipped: wrong for digits, text, left and right")
     if moves_pixels(scheme) and settings.num_views > 1:
         found.append(

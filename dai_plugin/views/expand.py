@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.views.calls import call
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.schemes import Scheme, Transform
 from dai_plugin.views.statistics import Normalization, check_images
 from dai_plugin.views.warp import differentiable, transform, warp
@@ -34,7 +35,7 @@ FirstView = Literal["clean", "augmented"]
 def expand(
     images: Tensor,
     num_views: int,
-    scheme: Scheme | Transform,
+    scheme: Scheme | Composed | Transform,
     *,
     first_view: FirstView,
     normalization: Normalization,
@@ -50,8 +51,9 @@ def expand(
     Args:
         images: floating point, carrying `normalization`.
         num_views: M.
-        scheme: a `Scheme`, or a callable from float32 `[N, C, H, W]` in [0, 1] to the
-            same shape, called once with all rows that are to be changed.
+        scheme: a `Scheme`, a callable from float32 `[N, C, H, W]` in [0, 1] to the
+            same shape, called once with all rows that are to be changed, or several in
+            turn.
         first_view: "clean" leaves view 0 as it came, "augmented" transforms it too.
         normalization: what the images carry.
         seed: of the parameters drawn here.
