@@ -107,7 +107,7 @@ def _add_method(group: Any) -> None:
     add("--layers", nargs="+", default=["auto"], help="names or patterns")
     add("--layer-weights", default="exponential", help="or linear, uniform")
     add("--last-to-first", default=10.0, type=float)
-    add("--scheme", default="heavier", help="or light, photometric, halved")
+    add("--scheme", default="heavier", help="any scheme's name, or FILE.py:FUNCTION")
     add("--flip", default=None, type=float, help="probability, else the scheme's")
     add("--translation", default=None, type=float, help="bound, else the scheme's")
     add("--first-view", default="augmented", choices=["augmented", "clean"])

@@ -36,6 +36,7 @@ ORDER = [
     "losses.weights",
     "settings",
     "training.arguments",
+    "training.given",
     "training.graph",
     "training.outputs",
     "training.step",
@@ -60,6 +61,7 @@ ORDER = [
     "measures.data",
     "measures.scores",
     "report.figures",
+    "cli.sources",
     "cli.loading",
     "cli.main",
 ]

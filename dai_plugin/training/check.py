@@ -14,9 +14,11 @@ from torch.utils import _pytree as pytree
 from dai_plugin.layers import unwrap, why_not
 from dai_plugin.losses.weights import spread_weights
 from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training import given as given_views
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
 from dai_plugin.training.literal import literal_gradient, task_of
+from dai_plugin.views.schemes import Given, find_scheme
 
 _NEAR = 1e-3  # relative error of a gradient that counts as the same
 # Below this share of the largest gradient one is rounding, as of a bias before a batch
@@ -115,7 +117,10 @@ def _try(
     network, other = copy.deepcopy(base), copy.deepcopy(base)
     judge, theirs = copy.deepcopy(criterion), copy.deepcopy(criterion)
     rows: list[Any] = []
-    arguments = Arguments(args, kwargs, base)
+    shown = args, kwargs
+    if isinstance(find_scheme(settings.scheme), Given):
+        shown = given_views.found_in(args, kwargs, settings.num_views)[:2]
+    arguments = Arguments(*shown, base)
     attachment = Attachment(network, judge, settings)
     try:
         shares = spread_weights(
@@ -163,7 +168,7 @@ def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any
         (
             t
             for t in pytree.tree_leaves(batch)
-            if isinstance(t, Tensor) and t.dim() == 4
+            if isinstance(t, Tensor) and t.dim() in (4, 5)
         ),
         None,
     )

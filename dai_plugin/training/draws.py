@@ -12,7 +12,7 @@ from dai_plugin.settings import Settings
 from dai_plugin.views.expand import expand, mix_seed
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import find_scheme, moves_pixels
+from dai_plugin.views.schemes import Given, find_scheme, moves_pixels
 
 _FIRST = 3  # steps in which what a scheme returns is checked
 
@@ -41,18 +41,31 @@ class Draws:
         self.rank: int | None = None
         self._replaying = False
 
-    def next(self, images: Tensor) -> tuple[int, Tensor]:
+    @property
+    def given(self) -> bool:
+        """Whether the loader makes the views."""
+        return isinstance(self.scheme, Given)
+
+    def next(self, images: Tensor, made: Tensor | None = None) -> tuple[int, Tensor]:
         """The number of this step, and the rows `[num_views * B, ...]` of its images.
+
+        Args:
+            images: `[B, C, H, W]`.
+            made: the rows, if the loader made the views.
 
         Raises:
             ValueError: the images are no batch, or hold NaN in the first step.
         """
-        _check_images(images)
+        check_batch(images)
         if self.rank is None:
             _check_finite(images)
             self.rank = ranks.rank()
         self.pixels.settle(images, ranks.from_first)
         number = self.number - 1 if self._replaying and self.number else self.number
+        self.number = number + 1
+        if made is not None:
+            return number, self.pixels.prepare(made)
+        assert not isinstance(self.scheme, Given)
         rows = expand(
             self.pixels.prepare(images),
             self._settings.num_views,
@@ -62,7 +75,6 @@ class Draws:
             seed=mix_seed(self._seed, self.rank, number),
             check=number < _FIRST,
         )
-        self.number = number + 1
         return number, rows
 
     @contextmanager
@@ -108,7 +120,18 @@ class Draws:
             )
 
 
-def _check_images(images: Tensor) -> None:
+def check_batch(images: Any) -> Tensor:
+    """The images, if they are a batch `[B, C, H, W]` with something in it.
+
+    Raises:
+        ValueError: they are none.
+        TypeError: they are no tensor.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images must be a batch [B, C, H, W], got a {type(images).__name__}; "
+            'views that the loader made are taken with scheme="given"'
+        )
     if images.dim() != 4:
         raise ValueError(
             f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
@@ -118,6 +141,7 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(
             f"got an empty batch {list(images.shape)}: there is nothing to train on"
         )
+    return images
 
 
 def _check_finite(images: Tensor) -> None:

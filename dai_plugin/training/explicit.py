@@ -1,7 +1,7 @@
 """The explicit form, for loops of one's own."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self, Unpack
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training import given
+from dai_plugin.training.draws import check_batch
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps, say_if_unused
@@ -57,11 +59,14 @@ class DataAugmentationInvariance:
         """Names of the chosen layers."""
         return list(self._steps.hooks.names)
 
-    def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
+    def views(
+        self, images: Tensor | Sequence[Tensor], targets: Tensor | None = None
+    ) -> Any:
         """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
 
         Args:
-            images: `[B, C, H, W]`.
+            images: `[B, C, H, W]`; with `scheme="given"` the views of the loader, a
+                list of batches or one `[B, num_views, C, H, W]`.
             targets: `[B, ...]`; left out, the rows are returned alone.
 
         Raises:
@@ -70,10 +75,15 @@ class DataAugmentationInvariance:
             RuntimeError: the second step in a row whose loss was not trained.
         """
         if self._steps.active:
+            views, made = self.settings.num_views, None
+            if self._steps.draws.given:
+                made = given.rows_of(images, views)
+                images = made[: made.shape[0] // views]
+            batch = check_batch(images)
             if targets is not None:
-                self._steps.draws.refuse_dense(targets, images.shape[0])
-                targets = repeat_targets(targets, self.settings.num_views)
-            step, images = self._steps.open(images)
+                self._steps.draws.refuse_dense(targets, batch.shape[0])
+                targets = repeat_targets(targets, views)
+            step, images = self._steps.open(batch, made)
             step.ran = False
             self._targets = targets
         return images if targets is None else (images, targets)

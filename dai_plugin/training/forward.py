@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dai_plugin.training import given
 from dai_plugin.training.arguments import Arguments, Remembered
 from dai_plugin.training.hooks import Hook, in_backward
 from dai_plugin.training.steps import Steps
@@ -105,13 +106,16 @@ class Forward:
 
     def _open(self, args: Any, kwargs: Any) -> Any:
         steps = self._steps
+        made: Tensor | None = None
+        if steps.draws.given:
+            args, kwargs, made = given.found_in(args, kwargs, steps.settings.num_views)
         arguments = Arguments(args, kwargs, steps.base)
         self._remembered.check(arguments)
         for name, leaf in arguments.others.items():
             if _has_pixels(name, leaf, arguments.images):
                 steps.draws.refuse_dense(leaf, arguments.images.shape[0])
         self._loss.begin(arguments)
-        step, rows = steps.open(arguments.images)
+        step, rows = steps.open(arguments.images, made)
         self._arguments = arguments
         steps.hooks.current = step
         expanded = arguments.expanded(rows, steps.settings.num_views)

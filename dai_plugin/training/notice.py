@@ -9,7 +9,7 @@ from dai_plugin.losses import ranks
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.step import Step
-from dai_plugin.views.schemes import AnyScheme, flips, moves_pixels
+from dai_plugin.views.schemes import AnyScheme, Given, flips, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -41,7 +41,8 @@ def tell(
     told = [
         *_costs(step.groups.rows, settings),
         f"{len(shares)} layers and weights: {shown}",
-        f"scheme: {scheme} ({settings.first_view} first view)",
+        f"scheme: {scheme}"
+        + ("" if isinstance(scheme, Given) else f" ({settings.first_view} first view)"),
         f"normalisation: {normalization}",
         *_cautions(scheme, settings),
     ]

@@ -94,13 +94,18 @@ class Steps:
         training = self.settings.when == "grad" or self.base.training
         return training and torch.is_grad_enabled() and not _tracing()
 
-    def open(self, images: Tensor) -> tuple[Step, Tensor]:
-        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images."""
+    def open(self, images: Tensor, made: Tensor | None = None) -> tuple[Step, Tensor]:
+        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images.
+
+        Args:
+            images: `[B, C, H, W]`.
+            made: the rows, if the loader made the views.
+        """
         if self.removed:
             raise RuntimeError("this attachment was removed: attach anew to train on")
         self.end()
         self.ledger.settle()
-        number, rows = self.draws.next(images)
+        number, rows = self.draws.next(images, made)
         multiplier = self.settings.multiplier(number)
         step = Step(number, multiplier, images.shape[0], rows, self._groups(rows))
         self.hooks.bind()

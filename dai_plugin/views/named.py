@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dai_plugin.views.composed import Summand
-from dai_plugin.views.operations import Strengths, moved, perform
+from dai_plugin.views.operations import Strengths, moved, perform_
 
 _GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 _STATIC = ("auto_contrast", "equalize", "posterize", "solarize")
@@ -33,9 +33,10 @@ class Named(Summand):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Changed rows of float images `[N, C, H, W]`."""
-        return self._changed(images.clamp(0, 1)).clamp(0, 1)
+        return self._changed(images.clamp(0, 1))
 
     def _changed(self, rows: Tensor) -> Tensor:
+        """The changed rows, which may be written to."""
         raise NotImplementedError
 
 
@@ -75,7 +76,7 @@ class RandAugment(Named):
         for _ in range(self.num_ops):
             names = _some(("identity", *_STATIC, *_COLOURS, *_GEOMETRY), len(rows))
             levels = self._level * _signs(len(rows))
-            rows = perform(rows, names, levels, self.strengths)
+            perform_(rows, names, levels, self.strengths)
         return rows
 
     def __str__(self) -> str:
@@ -111,7 +112,8 @@ class TrivialAugment(Named):
         count, bins = len(rows), self.num_magnitude_bins
         names = _some(("identity", *_STATIC, *_COLOURS, *_GEOMETRY), count)
         levels = torch.randint(bins, (count,)) / (bins - 1) * _signs(count)
-        return perform(rows, names, levels, self.strengths)
+        perform_(rows, names, levels, self.strengths)
+        return rows
 
     def __str__(self) -> str:
         shown = self.strengths.shown(0, 1)
@@ -154,7 +156,7 @@ class AutoAugment(Named):
                 for (name, probability, _), chance in zip(steps, chances, strict=True)
             ]
             levels = torch.tensor([level for *_, level in steps]) * _signs(len(rows))
-            rows = perform(rows, names, levels, self.strengths)
+            perform_(rows, names, levels, self.strengths)
         return rows
 
     def __str__(self) -> str:
@@ -207,7 +209,7 @@ class AugMix(Named):
         weights = torch._sample_dirichlet(alpha)
         mixed = torch._sample_dirichlet(torch.full((count, 2), self.alpha))[:, :1]
         shares = torch.cat([1 - mixed, weights * mixed], 1).to(rows)
-        parts = torch.cat([rows, chains]).unflatten(0, (self.width + 1, count))
+        parts = torch.cat([rows, chains]).view(-1, *rows.shape)
         return torch.einsum("wnchq,nw->nchq", parts, shares)
 
     def _chains(self, rows: Tensor) -> Tensor:
@@ -221,7 +223,7 @@ class AugMix(Named):
             drawn = zip(_some(names, count), active, strict=True)
             chosen = [name if goes_on else "identity" for name, goes_on in drawn]
             levels = torch.empty(count).uniform_(0.1, self.severity) / 10
-            rows = perform(rows, chosen, levels * _signs(count), self.strengths)
+            perform_(rows, chosen, levels * _signs(count), self.strengths)
         return rows
 
     def __str__(self) -> str:
@@ -290,10 +292,10 @@ class SimCLR(Named):
         for turn in range(len(_JITTER)):
             drawn = zip(orders[:, turn].tolist(), jittered, strict=True)
             names = [_JITTER[i] if goes else "identity" for i, goes in drawn]
-            rows = perform(rows, names, levels[:, turn], strengths)
+            perform_(rows, names, levels[:, turn], strengths)
         for name, probability in (("grey", self.grey), ("blur", self.blur)):
             chosen = _chosen(name, probability, count)
-            rows = perform(rows, chosen, torch.rand(count), strengths)
+            perform_(rows, chosen, torch.rand(count), strengths)
         return rows
 
     def _crops(self, count: int, height: int, width: int) -> Tensor:

@@ -304,7 +304,7 @@ def flips(scheme: AnyScheme) -> bool:
 def plain(scheme: Scheme | Named) -> dict[str, Any]:
     """The fields of a scheme, with the name of its kind, as JSON holds them."""
     kind = {"name": scheme.name} if isinstance(scheme, Named) else {}
-    return {**kind, **dataclasses.asdict(scheme)}
+    return {**kind, **vars(scheme)}
 
 
 def from_plain(fields: Mapping[str, Any]) -> Scheme | Named:
