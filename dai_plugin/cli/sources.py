@@ -81,4 +81,4 @@ def with_values(scheme: AnyScheme, **values: Any) -> AnyScheme:
         raise ValueError(
             f"the scheme {scheme} has no {' and no '.join(sorted(missing))} to change"
         )
-    return dataclasses.replace(scheme, **given) if given else scheme  # type: ignore
+    return dataclasses.replace(scheme, **given) if given else scheme  # type: ignore[type-var]
