@@ -209,8 +209,11 @@ class AugMix(Named):
         weights = torch._sample_dirichlet(alpha)
         mixed = torch._sample_dirichlet(torch.full((count, 2), self.alpha))[:, :1]
         shares = torch.cat([1 - mixed, weights * mixed], 1).to(rows)
-        parts = torch.cat([rows, chains]).view(-1, *rows.shape)
-        return torch.einsum("wnchq,nw->nchq", parts, shares)
+        kept, *others = shares[..., None, None, None].unbind(1)
+        rows = rows * kept
+        for chain, share in zip(chains.chunk(self.width), others, strict=True):
+            rows = torch.addcmul(rows, chain, share)
+        return rows
 
     def _chains(self, rows: Tensor) -> Tensor:
         """Every chain of every image, a row each."""

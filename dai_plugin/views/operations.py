@@ -1,9 +1,10 @@
 """The operations that automatic augmentation draws from, on rows of one batch.
 
 Each takes rows `[n, C, H, W]` of [0, 1] pixels and a level for each, from -1 to 1; what
-a level means stands in `Strengths`. Colours are those of PIL, as kornia's `enhance`
-computes them for rows at strengths of their own; geometry is bilinear, with black
-beyond the border.
+a level means stands in `Strengths`. Geometry is bilinear, with black beyond the border.
+Colours are those of PIL, by kornia's functions where these are as fast on few rows as
+what is written out here: sharpness, posterize and equalize are two to six times faster,
+and auto_contrast leaves a channel of one value alone, as PIL does.
 """
 
 import math
@@ -80,30 +81,30 @@ def perform_(
     for place, name in enumerate(names):
         groups.setdefault(name, []).append(place)
     groups.pop("identity", None)
-    order = torch.tensor([place for places in groups.values() for place in places])
-    if not len(order):
+    if not groups:
         return
-    sizes = [len(places) for places in groups.values()]
+    # What moves pixels comes last, to be one resampling of all such rows.
+    sequence = sorted(groups, key=MAPS.__contains__)
+    sizes = [len(groups[name]) for name in sequence]
+    order = torch.tensor([place for name in sequence for place in groups[name]])
     sorted_levels = levels[order].float().to(rows.device, non_blocking=True)
     order = order.to(rows.device, non_blocking=True)
-    moving: list[Tensor] = []
-    maps: list[Tensor] = []
-    for name, places, level in zip(
-        groups,
+    split = zip(
+        sequence,
         torch.split(order, sizes),
+        torch.split(rows.index_select(0, order), sizes),
         torch.split(sorted_levels, sizes),
         strict=True,
-    ):
-        if name in MAPS:  # what moves pixels is one resampling of all such rows
-            moving.append(places)
-            maps.append(MAPS[name](level, strengths, *rows.shape[2:]))
+    )
+    moving = []
+    for name, places, part, level in split:
+        if name in MAPS:
+            moving.append((places, part, MAPS[name](level, strengths, *rows.shape[2:])))
         else:
-            changed = OPERATIONS[name](rows.index_select(0, places), level, strengths)
-            rows.index_copy_(0, places, changed)
+            rows.index_copy_(0, places, OPERATIONS[name](part, level, strengths))
     if moving:
-        places = torch.cat(moving)
-        changed = moved(rows.index_select(0, places), torch.cat(maps))
-        rows.index_copy_(0, places, changed)
+        places, parts, maps = (torch.cat(each) for each in zip(*moving, strict=True))
+        rows.index_copy_(0, places, moved(parts, maps))
 
 
 def moved(rows: Tensor, maps: Tensor, padding_mode: str = "zeros") -> Tensor:
@@ -166,7 +167,7 @@ def _contrast(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
 def _saturation(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     from kornia.enhance import adjust_saturation_with_gray_subtraction
 
-    if not _coloured(rows):
+    if rows.shape[1] != 3:
         return rows
     return adjust_saturation_with_gray_subtraction(rows, _factor(level, s))
 
@@ -174,7 +175,6 @@ def _saturation(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
 def _sharpness(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     if min(rows.shape[2:]) < 3:  # no pixel has eight neighbours
         return rows
-    # kornia's, in sums of lines and columns: a tenth of its convolution's time.
     inner = rows[..., 1:-1, 1:-1]
     three = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     nine = three[..., :-2, :] + three[..., 1:-1, :] + three[..., 2:, :]
@@ -185,16 +185,21 @@ def _sharpness(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     return changed
 
 
+def _factor(level: Tensor, s: Strengths) -> Tensor:
+    return (1 + level * s.colour).clamp(min=0)
+
+
 def _hue(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     from kornia.enhance import adjust_hue
 
-    return adjust_hue(rows, level * (2 * math.pi * s.hue)) if _coloured(rows) else rows
+    turn = level * (2 * math.pi * s.hue)
+    return adjust_hue(rows, turn) if rows.shape[1] == 3 else rows
 
 
 def _grey(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     from kornia.color import rgb_to_grayscale
 
-    return rgb_to_grayscale(rows).expand_as(rows) if _coloured(rows) else rows
+    return rgb_to_grayscale(rows).expand_as(rows) if rows.shape[1] == 3 else rows
 
 
 def _blur(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
@@ -210,7 +215,6 @@ def _blur(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
 
 
 def _posterize(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
-    # kornia's, in a fourth of its time.
     bits = (s.bits[0] + level.abs() * (s.bits[1] - s.bits[0])).round()
     step = torch.exp2(8 - bits)[:, None, None, None]
     return ((rows * 255).round() / step).floor() * (step / 255)
@@ -223,7 +227,6 @@ def _solarize(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
 
 
 def _auto_contrast(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
-    # kornia's turns a channel of one value black, PIL's leaves it alone.
     low = rows.amin((2, 3), keepdim=True)
     span = rows.amax((2, 3), keepdim=True) - low
     flat = span == 0
@@ -231,26 +234,20 @@ def _auto_contrast(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
 
 
 def _equalize(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
-    from kornia.enhance import equalize
-
-    return equalize(_eight_bits(rows))
+    """As PIL: of 256 levels each goes to the share of the pixels below it."""
+    index = (rows * 255).round().long().flatten(2)
+    counts = rows.new_zeros(*rows.shape[:2], 256)
+    counts.scatter_add_(2, index, rows.new_ones(()).expand_as(index))
+    highest = counts.gather(2, index.amax(2, keepdim=True))
+    step = ((index.shape[2] - highest) / 255).floor()
+    below = counts.cumsum(2) - counts + (step / 2).floor()
+    table = (below / step.clamp(min=1)).floor().clamp(max=255) / 255
+    changed = table.gather(2, index).view_as(rows)
+    return torch.where(step[..., None] == 0, rows, changed)
 
 
 def _invert(rows: Tensor, level: Tensor, s: Strengths) -> Tensor:
     return 1 - rows
-
-
-def _factor(level: Tensor, s: Strengths) -> Tensor:
-    return (1 + level * s.colour).clamp(min=0)
-
-
-def _eight_bits(rows: Tensor) -> Tensor:
-    # kornia cuts off what follows the level, which a normalisation has rounded.
-    return (rows * 255).round() / 255
-
-
-def _coloured(rows: Tensor) -> bool:
-    return rows.shape[1] == 3
 
 
 # By the names that kornia's policies use.
