@@ -2,12 +2,15 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self, TypedDict
 
 from dai_plugin import schedules
 from dai_plugin.layers import Layers
+from dai_plugin.losses.terms import NAMES, Function, Term
 from dai_plugin.losses.weights import Law
 from dai_plugin.views.expand import FirstView
 from dai_plugin.views.normalization import Statistics
@@ -23,10 +26,16 @@ class Settings:
 
     Attributes:
         num_views: M, the views of each image.
-        alpha: weight of the invariance losses, spread over the layers.
+        term: what alpha weighs: "ratio", the paper's invariance loss, "jsd", "cosine",
+            "vicreg", "class", or a callable `(activations [M, B, ...], targets or None)
+            -> scalar`; see `Term`. A `Term`, or a list of them, takes the place of
+            alpha and beta: each has its own weight and layers, and the task loss keeps
+            weight 1.
+        alpha: weight of the invariance losses, spread over the layers; the task loss
+            has weight 1 - alpha - beta.
         beta: weight of the class-wise invariance losses; needs hard labels.
-        layers: "auto", names, glob patterns, module classes, or a callable
-            `(name, module) -> bool`.
+        layers: "auto", "last", "penultimate", "output", names, glob patterns, module
+            classes, or a callable `(name, module) -> bool`.
         layer_weights: "exponential", "linear", "uniform", or numbers, one a layer or by
             name.
         last_to_first: ratio of the last layer's weight to the first's.
@@ -58,6 +67,7 @@ class Settings:
     """
 
     num_views: int = 2
+    term: str | Function | Term | Sequence[Term] = "ratio"
     alpha: float = 0.1
     beta: float = 0.0
     layers: Layers = "auto"
@@ -90,10 +100,12 @@ class Settings:
             raise ValueError(f"correction must be 0 or 1, got {self.correction}")
         self._one_of("first_view", "clean", "augmented")
         self._one_of("when", "training", "grad")
-        if self.sync and b:
+        local = [each.name for each in self.terms if each.weight and not each.additive]
+        if self.sync and local:
             raise ValueError(
-                f"sync=True takes no class-wise term, got beta={b}: classes are not "
-                "brought together over ranks; set beta=0 or sync=False"
+                f"sync=True takes terms that add up over ranks, and {', '.join(local)} "
+                f"(beta={b}) does not: its statistics are not brought together; leave "
+                "it out (beta=0) or set sync=False"
             )
         if isinstance(self.loss, bool) or not isinstance(self.loss, str | int):
             raise TypeError(
@@ -107,17 +119,63 @@ class Settings:
         if value not in (first, second):
             raise ValueError(f"{name} is {first!r} or {second!r}, got {value!r}")
 
-    def multiplier(self, step: int) -> float:
-        """Of alpha and beta at a step, as `alpha_schedule` has it.
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the objective; alpha and beta build those of their own.
 
         Raises:
-            ValueError: the schedule leaves [0, 1] / (alpha + beta).
+            TypeError: something in a list is no `Term`.
+            ValueError: the list is empty, or alpha or beta are given beside Terms.
+        """
+        if isinstance(self.term, str) or callable(self.term):
+            own = {
+                "layer_weights": self.layer_weights,
+                "last_to_first": self.last_to_first,
+            }
+            # Where the layers are left open, a term has layers of its own.
+            layers = None if self.layers == "auto" else self.layers
+            terms = Term(self.term, self.alpha, layers=layers, **own)
+            classes = Term("class", self.beta, layers=self.layers, **own)
+            return (terms, classes) if self.beta else (terms,)
+        given = [self.term] if isinstance(self.term, Term) else self.term
+        if not isinstance(given, Sequence) or not all(
+            isinstance(each, Term) for each in given
+        ):
+            raise TypeError(
+                f"term must be one of {', '.join(NAMES)}, a callable, a Term or a list "
+                f"of Terms, got {self.term!r:.80}"
+            )
+        if not given:
+            raise ValueError("term is an empty list; num_views=1, alpha=0 trains alone")
+        if self.alpha != Settings.alpha or self.beta:
+            raise ValueError(
+                f"got alpha={self.alpha}, beta={self.beta} beside Terms, each of which "
+                "has a weight of its own; leave them out, or name one term (term="
+                f"{given[0].name!r}), which alpha weighs"
+            )
+        return tuple(given)
+
+    @property
+    def convex(self) -> bool:
+        """Whether the task loss has the weight that alpha and beta leave it."""
+        return isinstance(self.term, str) or callable(self.term)
+
+    @property
+    def weight(self) -> float:
+        """What the terms take from the task loss's weight of 1."""
+        return self.alpha + self.beta if self.convex else 0.0
+
+    def multiplier(self, step: int) -> float:
+        """Of the terms' weights at a step, as `alpha_schedule` has it.
+
+        Raises:
+            ValueError: the schedule leaves [0, 1] / (alpha + beta), or is negative.
         """
         found = float(self.alpha_schedule(step)) if self.alpha_schedule else 1.0
-        if not 0 <= found * (self.alpha + self.beta) <= 1:
+        if not (0 <= found < math.inf and found * self.weight <= 1):
             raise ValueError(
                 f"alpha_schedule returned {found} at step {step}; times "
-                f"alpha + beta = {self.alpha + self.beta} it must lie in [0, 1]"
+                f"alpha + beta = {self.weight} it must lie in [0, 1]"
             )
         return found
 
@@ -142,6 +200,7 @@ class Keywords(TypedDict, total=False):
     """The fields of `Settings`, for editors and type checkers."""
 
     num_views: int
+    term: str | Function | Term | Sequence[Term]
     alpha: float
     beta: float
     layers: Layers
@@ -188,6 +247,10 @@ _SCHEDULES = ("linear_warmup", "cosine", "milestones")
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Scheme):
         return {"scheme": dataclasses.asdict(value)}
+    if isinstance(value, Term):
+        own = {**vars(value), **value.options}
+        del own["options"]
+        return {"term": {key: _plain(f"{name}.{key}", x) for key, x in own.items()}}
     kind = type(value).__name__
     if kind in _SCHEDULES and isinstance(value, getattr(schedules, kind)):
         return {"schedule": kind, **dataclasses.asdict(value)}
@@ -208,6 +271,10 @@ def _plain(name: str, value: Any) -> Any:
 def _restored(value: Any) -> Any:
     if isinstance(value, dict) and "scheme" in value:
         return Scheme(**value["scheme"])
+    if isinstance(value, dict) and "term" in value:
+        return Term(**value["term"])
+    if isinstance(value, list):
+        return [_restored(each) for each in value]
     if isinstance(value, dict) and "schedule" in value:
         own = {key: each for key, each in value.items() if key != "schedule"}
         return getattr(schedules, value["schedule"])(**own)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dai_plugin import attach, attached
 
 VIEWS = 3
+MEANS = ["jsd", "cosine"]  # over images: they add up by their number
 OPTIONS = {"num_views": VIEWS, "mean": 0.0, "std": 1.0, "seed": 0}
 
 
@@ -120,6 +121,7 @@ def test_unequal_batches(sizes):
         (sizes, "ddp", {"alpha": 1.0, "correction": correction})
         for correction in (0, 1)
     ]
+    cases += [(sizes, "ddp", {"alpha": 1.0, "term": name}) for name in MEANS]
     check(cases, processes.run(every, len(sizes), cases))
 
 

@@ -98,6 +98,19 @@ def global_losses(parts: Tensor, centres: list[Tensor], groups: ViewGroups) -> T
     )
 
 
+def global_means(losses: Tensor, images: int) -> Tensor:
+    """Means `[L]` over the images of the global batch, of means over this rank's.
+
+    Args:
+        losses: `[L]`, each a mean over the images of this rank.
+        images: of this rank.
+    """
+    own = images * losses
+    sums = torch.cat([own.detach(), own.new_full((1,), images)])
+    dist.all_reduce(sums)
+    return _shared(sums[:-1] / sums[-1], own / sums[-1])
+
+
 def _shared(everywhere: Tensor, own: Tensor) -> Tensor:
     """The sum over all ranks, with R times the gradient of this rank's term."""
     return everywhere + dist.get_world_size() * (own - own.detach())

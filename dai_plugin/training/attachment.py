@@ -88,7 +88,7 @@ class Attachment:
     @property
     def layers(self) -> list[str]:
         """Names of the chosen layers."""
-        return list(self._steps.hooks.names)
+        return self._steps.layers
 
     @property
     def criterion(self) -> Any:

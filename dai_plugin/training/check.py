@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import unwrap, why_not
-from dai_plugin.losses.weights import spread_weights
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
@@ -32,7 +31,7 @@ class Check:
         error: why the settings do not work with this network, loop and batch; empty if
             they do.
         repeated: shapes of the arguments that go to num_views * B rows, by name.
-        layers: chosen ones, with their share of alpha.
+        layers: chosen ones, with the weights of their losses.
         left_out: candidates that were not chosen, and why.
         normalization: what the images are taken to carry.
         reached: how the output reaches the loss.
@@ -118,15 +117,8 @@ def _try(
     arguments = Arguments(args, kwargs, base)
     attachment = Attachment(network, judge, settings)
     try:
-        shares = spread_weights(
-            settings.layer_weights,
-            settings.last_to_first,
-            attachment.layers,
-            [(name, 0) for name in attachment.layers],
-        )
-        weighed = zip(attachment.layers, shares, strict=True)
-        found.layers = {name: settings.alpha * share for name, share in weighed}
-        found.left_out = why_not(base, settings.layers)
+        found.layers = attachment._steps.terms.weights()
+        found.left_out = why_not(base, settings.terms[0].layers)
         network.train()
         network.register_forward_pre_hook(
             lambda _, args, kwargs: rows.append((args, kwargs)), with_kwargs=True

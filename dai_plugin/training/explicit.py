@@ -41,6 +41,7 @@ class DataAugmentationInvariance:
         self.settings = Settings(**given)
         self._steps = Steps(model, self.settings)
         self._targets: Tensor | None = None
+        self._output: Any = None
         self._call: tuple[Any, Any] = (), {}
         opaque: Any = torch.compiler.disable
         base = self._steps.base
@@ -55,7 +56,7 @@ class DataAugmentationInvariance:
     @property
     def layers(self) -> list[str]:
         """Names of the chosen layers."""
-        return list(self._steps.hooks.names)
+        return self._steps.layers
 
     def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
@@ -72,10 +73,11 @@ class DataAugmentationInvariance:
         if self._steps.active:
             if targets is not None:
                 self._steps.draws.refuse_dense(targets, images.shape[0])
+            self._targets = targets
+            if targets is not None:
                 targets = repeat_targets(targets, self.settings.num_views)
             step, images = self._steps.open(images)
             step.ran = False
-            self._targets = targets
         return images if targets is None else (images, targets)
 
     def loss(self, task: Tensor) -> Tensor:
@@ -91,8 +93,7 @@ class DataAugmentationInvariance:
         if step is None or step.called:
             raise RuntimeError("loss() needs the rows of this step: call views() first")
         self._close(step)
-        labels = self._targets if self.settings.beta else None
-        total = self._steps.total(step, task, labels)
+        total = self._steps.total(step, task, self._targets)
         step.watch_output(task)
         return total
 
@@ -142,15 +143,17 @@ class DataAugmentationInvariance:
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._steps.hooks.visit is None:
             self._steps.hooks.current = None
+            self._output = output
             if output is None and raising():
                 self._steps.discard()
 
     def _close(self, step: Step) -> None:
         try:
             self._steps.close(step, *self._call)
+            self._steps.measure(step, self._output)
         except BaseException:
             self._steps.discard()
             raise
         finally:
-            self._call = (), {}
+            self._call, self._output = ((), {}), None
             self._steps.growth.end()

@@ -134,6 +134,7 @@ class Forward:
         try:
             steps.close(step, args, kwargs)
             steps.split(step, output, self._loss.needs_rows)
+            steps.measure(step, step.outputs.whole(output))
             return self._loss.end(args, kwargs)
         except BaseException:
             steps.discard()

@@ -3,17 +3,20 @@
 For two images at a time: `check` compares the gradients of a run with these.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.layers import resolve
+from dai_plugin.layers import select_layers
+from dai_plugin.losses import literal
+from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
 from dai_plugin.training.criterion import told_reduction
-from dai_plugin.training.hooks import find_rows
+from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.training.loss import own_loss
 
 
@@ -35,16 +38,15 @@ def literal_gradient(
         layers: that were chosen.
         settings: of the run.
     """
-    activations: dict[Key, Tensor] = {}
     rows = _rows_of(call)
-    handles = [
-        resolve(network, name).register_forward_hook(_keeper(name, rows, activations))
-        for name in layers
-    ]
+    chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
+    chosen = {key: [n for n in names if n in layers] for key, names in chosen.items()}
+    activations: dict[Key, Tensor] = {}
+    hooks = LayerHooks(network, layers)
+    hooks.visit = lambda name, value: _keep(name, value, rows, activations)
     torch.manual_seed(0)
     output = network(*call[0], **call[1])
-    for handle in handles:
-        handle.remove()
+    hooks.remove()
     images = rows // settings.num_views
     views = settings.num_views if criterion is not None else 1
     losses = [
@@ -52,13 +54,10 @@ def literal_gradient(
         for v in range(views)
     ]
     task = torch.stack([loss.mean() for loss in losses]).mean()
-    terms = _invariance_terms(activations, layers, images, settings, task.device)
-    if settings.beta:
-        terms = terms + _class_terms(activations, layers, targets, settings)
+    terms = _terms(activations, chosen, targets, images, settings, task.device)
     if _sums(criterion, _view(output, 0, images, rows), targets, losses[0]):
         terms = images * terms
-    multiplier = settings.multiplier(0)
-    factor = 1 - multiplier * (settings.alpha + settings.beta)
+    factor = 1 - settings.multiplier(0) * settings.weight
     total = factor * task.double() + terms
     total.backward()
     return {
@@ -68,59 +67,45 @@ def literal_gradient(
     }
 
 
-def grouped_loss(rows: Tensor, groups: Tensor, correction: int) -> Tensor:
-    """Mean distance within groups over that of all pairs, arXiv:1906.04547.
-
-    Args:
-        rows: `[N, ...]`.
-        groups: `[N]`, the number of the group that each row belongs to.
-        correction: 0 counts all ordered pairs, 1 distinct ones.
-    """
-    flat = rows.double().flatten(1)
-    distances = (flat[:, None] - flat[None, :]).square().mean(2)
-    pairs = torch.ones_like(distances) - correction * torch.eye(len(flat)).to(distances)
-    total = (distances * pairs).sum() / pairs.sum()
-    within = []
-    for group in torch.unique(groups):
-        inside = pairs * (groups[:, None] == group) * (groups[None, :] == group)
-        if inside.sum():
-            within.append((distances * inside).sum() / inside.sum())
-    return torch.stack(within).mean() / total if within and total > 0 else total * 0
-
-
-def _invariance_terms(
+def _terms(
     activations: dict[Key, Tensor],
-    layers: list[str],
+    chosen: dict[str, list[str]],
+    targets: Any,
     images: int,
-    s: Settings,
+    settings: Settings,
     device: torch.device,
 ) -> Any:
-    groups = torch.arange(images).repeat(s.num_views)
-    return sum(
-        s.multiplier(0)
-        * s.alpha
-        * weight
-        * grouped_loss(a, groups.to(a.device), s.correction).to(device)
-        for weight, a in _weighted(activations, layers, s)
-    )
+    """The terms, weighed: literally."""
+    total: Any = 0.0
+    for term in settings.terms:
+        layers = chosen[repr(term.layers)]
+        keys = [key for key in activations if key[0] in layers]
+        weights = spread_weights(term.layer_weights, term.last_to_first, layers, keys)
+        for weight, key in zip(weights, keys, strict=True):
+            loss = _loss(term, activations[key], targets, images, settings)
+            share = settings.multiplier(0) * term.weight * weight
+            total = total + share * loss.to(device)
+    return total
 
 
-def _class_terms(
-    activations: dict[Key, Tensor], layers: list[str], labels: Tensor, s: Settings
-) -> Any:
-    groups = labels.repeat(s.num_views)
-    return sum(
-        s.multiplier(0) * s.beta * weight * grouped_loss(a, groups, s.correction)
-        for weight, a in _weighted(activations, layers, s)
-    )
+def _loss(
+    term: Term, rows: Tensor, targets: Any, images: int, settings: Settings
+) -> Tensor:
+    if term.loss in ("ratio", "class"):
+        groups = torch.arange(images) if term.loss == "ratio" else targets
+        groups = groups.repeat(settings.num_views).to(rows.device)
+        return literal.grouped(rows, groups, settings.correction)
+    views = rows.double().unflatten(0, (-1, images))
+    if isinstance(term.loss, str):
+        return _LITERAL[term.loss](views, **term.options)
+    return term.loss(views, targets, **term.options)
 
 
-def _weighted(
-    activations: dict[Key, Tensor], layers: list[str], settings: Settings
-) -> list[tuple[float, Tensor]]:
-    law = settings.layer_weights, settings.last_to_first
-    weights = spread_weights(*law, layers, list(activations))
-    return list(zip(weights, activations.values(), strict=True))
+_LITERAL: dict[str, Callable[..., Tensor]] = {
+    "jsd": literal.jensen_shannon,
+    "cosine": literal.cosine_distance,
+    "vicreg": literal.vicreg,
+}
 
 
 def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tensor:
@@ -166,10 +151,7 @@ def _rows_of(call: tuple[Any, Any]) -> int:
     return int(images.shape[0])
 
 
-def _keeper(name: str, rows: int, activations: dict[Key, Tensor]) -> Any:
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        key = name, sum(layer == name for layer, _ in activations)
-        # A copy, since what follows may overwrite it in place.
-        activations[key] = find_rows(name, output, rows).clone()
-
-    return keep
+def _keep(name: str, value: Any, rows: int, activations: dict[Key, Tensor]) -> None:
+    key = name, sum(layer == name for layer, _ in activations)
+    # A copy, since what follows may overwrite it in place.
+    activations[key] = find_rows(name, value, rows).clone()

@@ -13,7 +13,6 @@ from dai_plugin.training.objective import factor
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
-from dai_plugin.views.expand import repeat_targets
 
 logger = logging.getLogger("dai_plugin")
 
@@ -92,13 +91,11 @@ class CriterionLoss:
                 )
             return match.with_loss(factor(step, self._steps.settings) * task)
         self._refuse_dense(match)
-        labels = match.labels if self._steps.settings.beta else None
+        needed = any(term.needs_targets for term in self._steps.settings.terms)
         total = self._steps.total(
             step,
             task,
-            None
-            if labels is None
-            else repeat_targets(labels, self._steps.settings.num_views),
+            match.labels if needed else None,
             scale=step.images if self._is_sum(match, criterion) else 1.0,
             ignore_index=getattr(criterion, "ignore_index", -100),
         )
@@ -174,11 +171,10 @@ class OwnLoss:
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
         task = loss if views is None else torch.stack(views).mean(0)
-        labels = self._labels
         total = self._steps.total(
             step,
             task,
-            None if labels is None else repeat_targets(labels, settings.num_views),
+            self._labels,
             scale=self._scale(step, args, kwargs, task),
         )
         return _with_entry(outputs.handed_out(), settings.loss, total)

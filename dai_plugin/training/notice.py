@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from dai_plugin.losses import ranks
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
+from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
 from dai_plugin.views.schemes import Scheme, Transform, moves_pixels
 
@@ -18,7 +17,7 @@ logger.setLevel(logging.INFO)
 def tell(
     step: Step,
     settings: Settings,
-    shares: Sequence[float],
+    terms: Sequence[Placed],
     scheme: Scheme | Transform,
     normalization: object,
 ) -> None:
@@ -27,20 +26,16 @@ def tell(
     Args:
         step: whose forward has ended.
         settings: of the run.
-        shares: of alpha, by call of a layer.
+        terms: of the objective, at their layers.
         scheme: of the views.
         normalization: that the images carry.
     """
     if not logger.hasHandlers():
         # Nobody set up logging: what a run costs is to be seen all the same.
         logger.addHandler(logging.StreamHandler())
-    shown = ", ".join(
-        f"{key_name(key)} {settings.alpha * share:.3g}"
-        for key, share in zip(step.fired, shares, strict=True)
-    )
     told = [
         *_costs(step.groups.rows, settings),
-        f"{len(shares)} layers and weights: {shown}",
+        *(_layers(each, step) for each in terms),
         f"scheme: {scheme} ({settings.first_view} first view)",
         f"normalisation: {normalization}",
         *_cautions(scheme, settings),
@@ -48,10 +43,20 @@ def tell(
     logger.info("%s", "\n  ".join(["data augmentation invariance", *told]))
 
 
-def warn(step: Step, settings: Settings, losses: Tensor) -> None:
+def _layers(placed: Placed, step: Step) -> str:
+    """The layers of a term, and what each weighs."""
+    term, keys, shares = placed.term, placed.keys(step), placed.shares(step)
+    shown = ", ".join(
+        f"{key_name(key)} {term.weight * share:.3g}"
+        for key, share in zip(keys, shares, strict=True)
+    )
+    return f"{term.name}: {len(keys)} layers and weights: {shown}"
+
+
+def warn(step: Step, settings: Settings, terms: Sequence[Placed]) -> None:
     """Warnings of the first step, on every rank: terms that train nothing."""
     frozen = [key_name(key) for key, at_rest in step.frozen.items() if at_rest]
-    if frozen and settings.alpha > 0:
+    if frozen and any(each.term.weight > 0 for each in terms):
         logger.warning(
             "%d layers are frozen (their activations need no gradient): their "
             "invariance losses are reported but train nothing: %s",
@@ -66,7 +71,9 @@ def warn(step: Step, settings: Settings, losses: Tensor) -> None:
             "invariance losses are 1 and train nothing; give batches of more images"
         )
         return
-    found = losses.tolist()
+    assert step.losses is not None
+    ratios = [n for n, each in enumerate(terms) if each.term.tapped]
+    found = [each for n in ratios for each in step.losses[n].tolist()]
     for value, why in ((0.0, "their views are equal"), (1.0, "all images are equal")):
         if found and all(each == value for each in found):
             logger.warning(
@@ -79,12 +86,12 @@ def warn(step: Step, settings: Settings, losses: Tensor) -> None:
 
 def _costs(rows: int, settings: Settings) -> list[str]:
     """What a step computes, and how its loss is mixed."""
-    views, alpha, beta = settings.num_views, settings.alpha, settings.beta
+    views = settings.num_views
+    terms = "".join(f" + {term.weight:g} {term.name}" for term in settings.terms)
     return [
         f"{rows // views} images x {views} views = {rows} rows a step, "
         f"{views} times the network's compute for this batch size",
-        f"loss = {1 - alpha - beta:g} task + {alpha:g} invariance"
-        + (f" + {beta:g} class invariance" if beta else ""),
+        f"loss = {1 - settings.weight:g} task{terms}",
     ]
 
 

@@ -153,6 +153,11 @@ class Outputs:
         # Counted from the end: the first is not held any more once it is loose.
         return views[v - self._num_views].reshape(like.shape).to(like)
 
+    def whole(self, output: Any) -> Any:
+        """The primary output with all its rows, in what the network returned."""
+        leaves = pytree.tree_leaves(output)
+        return None if self.primary is None else leaves[self.primary]
+
     def rows_of(self, place: int) -> list[Tensor] | None:
         """The views of one output, None if it was not split."""
         return self._views.get(place)

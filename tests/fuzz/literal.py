@@ -75,6 +75,7 @@ class Weights:
         ratio: of the last weight to the first.
         num_views: M.
         correction: 0 or 1.
+        term: "ratio", "cosine" or "apart".
     """
 
     alpha: float
@@ -83,6 +84,7 @@ class Weights:
     ratio: float
     num_views: int
     correction: int
+    term: str
 
     def spread(self, names: list[str]) -> list[float]:
         """Weights that sum to 1 over the calls of layers, in the order of the calls."""
@@ -104,7 +106,7 @@ class Weights:
         total = torch.zeros((), dtype=torch.float64)
         for weight, (_, rows) in zip(weights, seen.fired, strict=True):
             if self.alpha and weight:
-                loss = oracle.invariance_loss(rows, self.num_views, self.correction)
+                loss = term_loss(self.term, rows, self.num_views, self.correction)
                 total = total + self.alpha * weight * loss
             if self.beta and weight:
                 loss = oracle.class_invariance_loss(rows, labels, self.correction)
@@ -140,11 +142,24 @@ def first_rows(output: Any, num_views: int, view: int = 0) -> Any:
     return pytree.tree_map(part, output)
 
 
-def layer_losses(seen: Seen, num_views: int, correction: int) -> dict[str, float]:
+def term_loss(term: str, rows: Tensor, num_views: int, correction: int) -> Tensor:
+    """What alpha weighs, of the rows of a layer."""
+    if term == "ratio":
+        return oracle.invariance_loss(rows, num_views, correction)
+    views = rows.double().unflatten(0, (num_views, -1))
+    if term == "cosine":
+        return oracle.cosine_distance(views)
+    means = torch.stack([sum(image.unbind()) / num_views for image in views.unbind(1)])
+    return torch.stack([(view - means).square().mean() for view in views]).mean()
+
+
+def layer_losses(
+    seen: Seen, num_views: int, correction: int, term: str
+) -> dict[str, float]:
     """The invariance loss of each call: "name", "name:1" for its second, and so on."""
     losses: dict[str, float] = {}
     for name, rows in seen.fired:
         calls = sum(key.split(":")[0] == name for key in losses)
         key = f"{name}:{calls}" if calls else name
-        losses[key] = oracle.invariance_loss(rows, num_views, correction).item()
+        losses[key] = term_loss(term, rows, num_views, correction).item()
     return losses

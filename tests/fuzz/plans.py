@@ -33,6 +33,14 @@ SCHEDULES = {
 }
 
 
+def apart(activations: Tensor, targets: Tensor | None) -> Tensor:
+    """A term of one's own."""
+    return (activations - activations.mean(0)).square().mean()
+
+
+TERMS = {"ratio": "ratio", "cosine": "cosine", "apart": apart}
+
+
 @dataclass
 class Batch:
     """Images and what belongs to each of them."""
@@ -175,7 +183,12 @@ def _draw_settings(draw: random.Random, plan: Plan) -> None:
         told["layer_weights"] = (
             dict(zip(names, weights, strict=True)) if as_dict else weights
         )
-    functions = {"scheme": SCHEMES[scheme], "alpha_schedule": SCHEDULES[schedule]}
+    told["term"] = draw.choices(list(TERMS), [8, 1, 1])[0]
+    functions = {
+        "scheme": SCHEMES[scheme],
+        "alpha_schedule": SCHEDULES[schedule],
+        "term": TERMS[told["term"]],
+    }
     plan.told, plan.settings = told, {**told, **functions}
 
 
