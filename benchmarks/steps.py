@@ -148,12 +148,14 @@ class Method(Step):
     """The whole method: views, task loss, invariance losses."""
 
     scheme = dai_plugin.Scheme.heavier()
+    term: object = "ratio"
 
     def prepare(self) -> None:
         """Hooks the layers."""
         self.dai = dai_plugin.DataAugmentationInvariance(
             self.network,
             num_views=self.setting.views,
+            term=self.term,
             layers=self.setting.layers,
             scheme=self.scheme,
             mean=0.0,
@@ -162,7 +164,8 @@ class Method(Step):
 
     def loss(self) -> Tensor:
         """Task loss and invariance losses of fresh views."""
-        return self.dai.loss(self.task(self.dai.views(self.images)))
+        rows, self.labels = self.dai.views(self.images, self.targets)
+        return self.dai.loss(self.task(rows))
 
 
 class LossOnly(Method):
@@ -176,7 +179,7 @@ class LossOnly(Method):
 
     def before(self) -> None:
         """Rows that nobody sees, so that the next forward is measured."""
-        self.dai.views(self.images)
+        self.dai.views(self.images, self.targets)
 
     def __call__(self) -> float:
         """The step's seconds without its views, where the host can tell."""
@@ -188,6 +191,41 @@ class LossOnly(Method):
         start = time.perf_counter()
         super().__call__()
         return time.perf_counter() - start
+
+
+def apart(activations: Tensor, targets: Tensor | None) -> Tensor:
+    """A term of one's own: the squared distance of the views from their mean."""
+    return (activations - activations.mean(0)).square().mean()
+
+
+class Divergence(LossOnly):
+    """The divergence of the predictions."""
+
+    term = "jsd"
+
+
+class Cosine(LossOnly):
+    """The cosine distance at the same layers."""
+
+    term = "cosine"
+
+
+class Vicreg(LossOnly):
+    """Invariance, variance and covariance of what enters the last layer."""
+
+    term = dai_plugin.Term("vicreg", 0.01, layers="penultimate")
+
+
+class ClassWise(LossOnly):
+    """The class-wise ratio at the same layers."""
+
+    term = "class"
+
+
+class Own(LossOnly):
+    """A callable at the same layers, which autograd follows."""
+
+    term = staticmethod(apart)
 
 
 class Floor(Step):
@@ -256,6 +294,11 @@ class TorchvisionViews(Step):
 ARMS: dict[str, type[Step]] = {
     "plain": Step,
     "invariance loss": LossOnly,
+    "class": ClassWise,
+    "jsd, at the output": Divergence,
+    "cosine": Cosine,
+    "vicreg, penultimate": Vicreg,
+    "a term of one's own": Own,
     "bandwidth floor": Floor,
     "views": Views,
     "method": Method,

@@ -128,15 +128,15 @@ class Settings:
             ValueError: the list is empty, or alpha or beta are given beside Terms.
         """
         if isinstance(self.term, str) or callable(self.term):
-            own = {
+            own: dict[str, Any] = {
                 "layer_weights": self.layer_weights,
                 "last_to_first": self.last_to_first,
             }
             # Where the layers are left open, a term has layers of its own.
             layers = None if self.layers == "auto" else self.layers
-            terms = Term(self.term, self.alpha, layers=layers, **own)
+            first = Term(self.term, self.alpha, layers=layers, **own)
             classes = Term("class", self.beta, layers=self.layers, **own)
-            return (terms, classes) if self.beta else (terms,)
+            return (first, classes) if self.beta else (first,)
         given = [self.term] if isinstance(self.term, Term) else self.term
         if not isinstance(given, Sequence) or not all(
             isinstance(each, Term) for each in given

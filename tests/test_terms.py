@@ -122,20 +122,20 @@ def literal_term(name, activation, labels, views):
 @pytest.mark.parametrize("form", ["attach", "explicit", "compiled"])
 def test_every_term_arrives_in_the_gradient(name, where, form, batch):
     """At a layer and at the output, in both forms: the literal objective's gradient."""
-    images, labels = batch
-    net, views = Plain().double(), 3
+    (images, labels), net, views = batch, Plain().double(), 3
+    images = images[:, :, :4, :4].double()
     term = Term(own if name == "own" else name, 0.7, layers=where)
     criterion = nn.CrossEntropyLoss()
     if form == "explicit":
         dai = DataAugmentationInvariance(net, num_views=views, term=term, **OPTIONS)
-        rows, targets = dai.views(images.double(), labels)
+        rows, targets = dai.views(images, labels)
         loss = dai.loss(criterion(net(rows), targets))
     else:
         attach(net, criterion, num_views=views, term=term, **OPTIONS)
         model = torch.compile(net, backend="aot_eager") if form == "compiled" else net
-        loss = criterion(model(images.double()), labels)
+        loss = criterion(model(images), labels)
         targets = labels.repeat(views)
-    loss.backward()
+    loss.backward(retain_graph=True)
     got = [p.grad.clone() for p in net.parameters()]
     activation, logits = net.seen
     net.zero_grad()
@@ -335,7 +335,7 @@ def test_terms_that_cannot_be(arguments, options, kind, message):
     ("function", "kind", "message"),
     [
         (wrong_shape, TypeError, r"'wrong_shape' at the layer 'features.2' returned a "
-         r"Tensor of shape \[4\]"),
+         r"Tensor of shape \[4, 12\]"),
         (wrong_type, TypeError, "returned a float; it must return a scalar tensor"),
         (detached, RuntimeError, "without a gradient"),
         (not_a_number, RuntimeError, "nan for finite activations"),

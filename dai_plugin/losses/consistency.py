@@ -36,18 +36,16 @@ def jensen_shannon(logits: Tensor) -> Tensor:
 def cosine_distance(activations: Tensor) -> Tensor:
     """One minus the cosine between each view and its image's mean, averaged.
 
-    0 where the views of an image point in one direction. A row of zeros has the cosine
-    0 with everything.
+    Half the squared distance of the unit vectors, which is the same and keeps its
+    digits where they nearly agree. 0 where the views of an image point in one
+    direction; a row of zeros, which points in none, counts half and has no gradient.
 
     Args:
         activations: `[M, B, ...]`; features are flattened.
     """
     rows = _wide(activations).flatten(2)
-    mean = rows.mean(0)
-    lengths = rows.square().sum(2) * mean.square().sum(1)
-    tiny = torch.finfo(rows.dtype).tiny
-    cosines = (rows * mean).sum(2) * lengths.clamp(min=tiny).rsqrt()
-    return 1 - cosines.mean()
+    apart = _unit(rows) - _unit(rows.mean(0))
+    return apart.square().sum(2).mean() / 2
 
 
 def vicreg(
@@ -92,6 +90,13 @@ def vicreg(
     off = squares.square().sum((1, 2)) - variances.square().sum(1)
     spread = 2 * off.mean() / features
     return invariance * distance + variance * 2 * hinge + covariance * spread
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1; those of zeros stay so, and get no gradient."""
+    squares = rows.square().sum(-1, keepdim=True)
+    dead = squares < torch.finfo(rows.dtype).tiny
+    return rows * torch.where(dead, 0.0, torch.where(dead, 1.0, squares).rsqrt())
 
 
 def _wide(values: Tensor) -> Tensor:

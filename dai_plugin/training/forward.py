@@ -133,8 +133,8 @@ class Forward:
             return steps.discard()
         try:
             steps.close(step, args, kwargs)
-            steps.split(step, output, self._loss.needs_rows)
-            steps.measure(step, step.outputs.whole(output))
+            outputs = steps.split(step, output, self._loss.needs_rows)
+            steps.measure(step, outputs.whole(output))
             return self._loss.end(args, kwargs)
         except BaseException:
             steps.discard()

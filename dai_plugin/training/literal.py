@@ -95,7 +95,7 @@ def _loss(
         groups = torch.arange(images) if term.loss == "ratio" else targets
         groups = groups.repeat(settings.num_views).to(rows.device)
         return literal.grouped(rows, groups, settings.correction)
-    views = rows.double().unflatten(0, (-1, images))
+    views = rows.double().view(-1, images, *rows.shape[1:])
     if isinstance(term.loss, str):
         return _LITERAL[term.loss](views, **term.options)
     return term.loss(views, targets, **term.options)

@@ -30,6 +30,7 @@ class Placed:
 
     def __init__(self, term: Term, chosen: Sequence[str], settings: Settings) -> None:
         self.term, self.chosen, self._settings = term, list(chosen), settings
+        self._own = frozenset(self.chosen)
         self._law = term.layer_weights, term.last_to_first
         self._kept: dict[object, Tensor] = {}
         self.nominal()
@@ -41,7 +42,7 @@ class Placed:
 
     def keys(self, step: Step) -> list[Key]:
         """The calls of the layers in a step, in their order."""
-        return [key for key in step.fired if key[0] in self.chosen]
+        return [key for key in step.fired if key[0] in self._own]
 
     def shares(self, step: Step) -> list[float]:
         """Of the calls of a step; they sum to 1."""
@@ -100,7 +101,8 @@ class Placed:
 
     def _of_views(self, step: Step, key: Key, targets: Tensor | None) -> Tensor:
         activation, groups = step.activations[key], step.groups
-        views = activation.unflatten(0, (groups.num_views, groups.images))
+        sizes = groups.num_views, groups.images, *activation.shape[1:]
+        views = activation.view(sizes)
         found = self.term.of_views(views, targets)
         where = f"the term {self.term.name!r} at the layer {key_name(key)!r} returned"
         if not isinstance(found, Tensor) or found.numel() != 1:

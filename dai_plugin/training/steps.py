@@ -145,7 +145,7 @@ class Steps:
                 known = self.draws.pixels.known
                 tell(step, self.settings, self.terms.placed, self.draws.scheme, known)
 
-    def split(self, step: Step, output: Any, needed: bool) -> None:
+    def split(self, step: Step, output: Any, needed: bool) -> Outputs:
         """Takes over what the forward of a step returned.
 
         Args:
@@ -165,6 +165,7 @@ class Steps:
         )
         if step.outputs.main is not None:
             step.watch_output(step.outputs.main)
+        return step.outputs
 
     def _look(self, step: Step, args: Any, kwargs: Any) -> Look | None:
         try:
