@@ -52,7 +52,11 @@ REFUSED_AT_ATTACH = [
     ({"correction": 2}, ValueError, "correction must be 0 or 1, got 2"),
     ({"first_view": "none"}, ValueError, "'clean' or 'augmented', got 'none'"),
     ({"when": "always"}, ValueError, "'training' or 'grad', got 'always'"),
-    ({"sync": True, "beta": 0.1}, ValueError, "set beta=0 or sync=False"),
+    (
+        {"sync": True, "beta": 0.1},
+        ValueError,
+        "leave it out (beta=0) or set sync=False",
+    ),
     ({"layer_weights": [1, -1]}, ValueError, "none negative and not all zero"),
     ({"layer_weights": [0, 0]}, ValueError, "none negative and not all zero"),
     ({"layer_weights": [1, 2, 3]}, ValueError, "got 3 layer weights for 2 layers"),

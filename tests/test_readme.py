@@ -46,7 +46,7 @@ def test_python_snippets_run(loader):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets_of_the_pages_run(page, loader):
     """In the order of a page, each that attaches on a fresh model of the reader's."""
-    names = {"torch": torch, "loader": loader, "attach": dai_plugin.attach}
+    names = {"dai_plugin": dai_plugin, "attach": dai_plugin.attach}
     images, targets = next(iter(loader))
     for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S):
         names["model"], names["criterion"] = SmallNet(), nn.CrossEntropyLoss()

@@ -136,7 +136,11 @@ WRONG = {
     "correction": ({"correction": 2}, ValueError, "0 or 1, got 2"),
     "first view": ({"first_view": "plain"}, ValueError, "'clean' or 'augmented'"),
     "when": ({"when": "always"}, ValueError, "'training' or 'grad', got 'always'"),
-    "sync": ({"sync": True, "beta": 0.1}, ValueError, "set beta=0 or sync=False"),
+    "sync": (
+        {"sync": True, "beta": 0.1},
+        ValueError,
+        "leave it out .beta=0. or set sync=False",
+    ),
     "loss": ({"loss": 1.0}, TypeError, "loss must be the attribute"),
     "bool loss": ({"loss": True}, TypeError, "loss must be the attribute"),
     "scheme": ({"scheme": "heavy"}, ValueError, "heavy"),

@@ -177,7 +177,9 @@ def test_ranks_with_different_layers_are_told():
 
 def test_class_terms_are_refused():
     """Classes are not brought together over ranks."""
-    with pytest.raises(ValueError, match=r"sync=True takes no class-wise term"):
+    with pytest.raises(
+        ValueError, match=r"sync=True takes terms that add up over ranks"
+    ):
         attach(network(), nn.CrossEntropyLoss(), sync=True, beta=0.1)
 
 
