@@ -118,7 +118,7 @@ def literal_term(name, activation, labels, views):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "own"])
-@pytest.mark.parametrize("where", ["features", "output"])
+@pytest.mark.parametrize("where", ["features", "penultimate", "output"])
 @pytest.mark.parametrize("form", ["attach", "explicit", "compiled"])
 def test_every_term_arrives_in_the_gradient(name, where, form, batch):
     """At a layer and at the output, in both forms: the literal objective's gradient."""
@@ -139,7 +139,12 @@ def test_every_term_arrives_in_the_gradient(name, where, form, batch):
     got = [p.grad.clone() for p in net.parameters()]
     activation, logits = net.seen
     net.zero_grad()
-    place = activation if where == "features" else logits
+    places = {
+        "features": activation,
+        "penultimate": activation.mean((2, 3)),
+        "output": logits,
+    }
+    place = places[where]
     task = F.cross_entropy(logits, targets)
     expected = task + 0.7 * literal_term(name, place, labels, views)
     grads = torch.autograd.grad(expected, list(net.parameters()), retain_graph=True)
