@@ -14,6 +14,7 @@ from dai_plugin.losses.terms import NAMES, Function, Term
 from dai_plugin.losses.weights import Law
 from dai_plugin.views.expand import FirstView
 from dai_plugin.views.normalization import Statistics
+from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform, find_scheme
 
 Schedule = Callable[[int], float]
@@ -26,6 +27,11 @@ class Settings:
 
     Attributes:
         num_views: M, the views of each image.
+        every: k: views are made in the training forwards number 0, k, 2 k, ..., where
+            the terms weigh k times as much; the others are stock, to the bit.
+        share: q, in (0, 1]: further views are made of the first `round(q * B)` images
+            of a batch, of one at least. The task loss is the mean over all rows, the
+            terms are those of the images with further views.
         term: what alpha weighs: "ratio", the paper's invariance loss, "jsd", "cosine",
             "vicreg", "class", or a callable `(activations [M, B, ...], targets or None)
             -> scalar`; see `Term`. A `Term`, or a list of them, takes the place of
@@ -67,6 +73,8 @@ class Settings:
     """
 
     num_views: int = 2
+    every: int = 1
+    share: float = 1.0
     term: str | Function | Term | Sequence[Term] = "ratio"
     alpha: float = 0.1
     beta: float = 0.0
@@ -86,10 +94,13 @@ class Settings:
     loss: str | int = "loss"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_views, int) or isinstance(self.num_views, bool):
-            raise TypeError(f"num_views must be an int, got {self.num_views!r}")
-        if self.num_views < 1:
-            raise ValueError(f"num_views must be at least 1, got {self.num_views}")
+        self._count("num_views")
+        self._count("every")
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"share must lie in (0, 1], got {self.share}: it is the part of a "
+                "batch's images that get further views; 1 is all of them"
+            )
         a, b = self.alpha, self.beta
         if not (0 <= a <= 1 and 0 <= b <= 1 and a + b <= 1 + 1e-9):
             raise ValueError(
@@ -113,6 +124,13 @@ class Settings:
                 f"model returns, got {self.loss!r}"
             )
         find_scheme(self.scheme)
+
+    def _count(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
     def _one_of(self, name: str, first: Any, second: Any) -> None:
         value = getattr(self, name)
@@ -179,6 +197,14 @@ class Settings:
             )
         return found
 
+    def layout(self, images: int) -> Layout:
+        """The rows of a training forward of so many images that makes views."""
+        return Layout.of(images, self.num_views, self.share)
+
+    def cost(self, images: int) -> float:
+        """Rows over images, averaged over the training forwards."""
+        return 1 + (self.layout(images).rows / images - 1) / self.every
+
     def to_json(self) -> dict[str, Any]:
         """The settings as plain numbers, words and lists.
 
@@ -200,6 +226,8 @@ class Keywords(TypedDict, total=False):
     """The fields of `Settings`, for editors and type checkers."""
 
     num_views: int
+    every: int
+    share: float
     term: str | Function | Term | Sequence[Term]
     alpha: float
     beta: float

@@ -24,6 +24,7 @@ ORDER = [
     "views.pixels",
     "views.warp",
     "views.calls",
+    "views.rows",
     "views.expand",
     "losses.groups",
     "losses.classes",

@@ -1,8 +1,8 @@
 """What goes into a training forward: one row a view of an image in every argument.
 
 The rule: each tensor among the arguments of the network, nested ones and keywords
-included, whose first dimension is B goes to num_views * B rows, the images by the
-scheme and all others (labels, metadata, masks of tokens) by repetition.
+included, whose first dimension is B goes to as many rows as there are views, the images
+by the scheme and all others (labels, metadata, masks of tokens) by repetition.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.views.expand import repeat_targets
+from dai_plugin.views.rows import Layout
 
 COUNT = "num_items_in_batch"  # Hugging Face's Trainer divides sums over rows by it
 
@@ -28,7 +28,7 @@ class Arguments:
     Attributes:
         images: the batch `[B, C, H, W]`.
         others: the further tensors with B rows, by the name that messages use.
-        grown: identities of what goes to the network with num_views * B rows.
+        grown: identities of what goes to the network with a row a view.
 
     Raises:
         ValueError: there is no batch of images, or what there is cannot be told apart.
@@ -57,19 +57,17 @@ class Arguments:
         self.grown: set[int] = set()
         self._refuse_second_images(batch)
 
-    def expanded(self, rows: Tensor, num_views: int) -> tuple[Any, Any]:
+    def expanded(self, rows: Tensor, layout: Layout) -> tuple[Any, Any]:
         """The arguments with these rows, and everything else repeated."""
         leaves = list(self._leaves)
         leaves[self._place] = rows
         for i in self._repeated:
-            leaf = leaves[i]
-            many = isinstance(leaf, Tensor)
-            leaves[i] = repeat_targets(leaf, num_views) if many else leaf * num_views
+            leaves[i] = layout.repeat(leaves[i])
         self.grown = {id(leaves[i]) for i in (self._place, *self._repeated)}
         args, kwargs = pytree.tree_unflatten(leaves, self._structure)
-        if num_views > 1 and kwargs.get(COUNT) is not None:
-            # Whoever divides a sum over all rows by it gets the mean over the views.
-            kwargs = {**kwargs, COUNT: kwargs[COUNT] * num_views}
+        if layout.num_views > 1 and kwargs.get(COUNT) is not None:
+            # Whoever divides a sum over all rows by it gets the mean over the rows.
+            kwargs = {**kwargs, COUNT: layout.times(kwargs[COUNT])}
         return args, kwargs
 
     def as_they_came(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,8 +37,11 @@ class Check:
         normalization: what the images are taken to carry.
         reached: how the output reaches the loss.
         gradient_error: largest relative difference of a parameter's gradient from the
-            literal formula, on two images; None if there was no gradient to compare.
-        cost: rows a step over images a step, the factor of its compute.
+            literal formula, on these images; None if there was no gradient to compare.
+        views: how many are made of which images.
+        compared: images of the batch that were run.
+        cost: rows a step over images a step, averaged over steps: the factor of the
+            compute.
         warnings: what a run would be told.
     """
 
@@ -48,7 +52,9 @@ class Check:
     normalization: str = ""
     reached: str = ""
     gradient_error: float | None = None
-    cost: int = 1
+    views: str = ""
+    compared: int = 2
+    cost: float = 1.0
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -60,16 +66,17 @@ class Check:
         shares = ", ".join(f"{n} {share:.3g}" for n, share in self.layers.items())
         rows = ", ".join(f"{n} {shape}" for n, shape in self.repeated.items())
         error = self.gradient_error
+        images = f"{self.compared} images"
         verdict = "not compared" if error is None else f"off by {error:.1e}"
         lines = {
             "result": "works" if self.ok else f"does not work: {self.error or verdict}",
-            "rows": f"{self.cost} views of each image: {rows}",
+            "rows": f"{self.views}: {rows}",
             "layers": f"{len(self.layers)}: {shares}",
             "left out": _summary(self.left_out),
             "pixels": self.normalization,
             "loss": self.reached,
-            "gradient": f"{verdict}, against the literal formula on two images",
-            "cost": f"{self.cost} times the compute of a step for this batch size",
+            "gradient": f"{verdict}, against the literal formula on {images}",
+            "cost": f"{self.cost:.4g} times the compute of a step for this batch size",
             **{f"warning {i}": text for i, text in enumerate(self.warnings, 1)},
         }
         return "\n".join(f"{name:10} {text}" for name, text in lines.items() if text)
@@ -90,14 +97,16 @@ def check(
         batch: what the loop gets from its loader: `(images, targets)` for
             `criterion(model(images), targets)`, more arguments of the network between
             the two; without a criterion all arguments of the network, a dict for its
-            keywords. Its first two images are used.
+            keywords. Its first two images are used, more with `share` below 1: two get
+            further views.
         **settings: as for `attach`.
 
     Returns:
         What was found, which is printed, too.
     """
     given = Settings(**settings)
-    found = Check(cost=given.num_views)
+    some = "each image" if given.share == 1 else f"a share of {given.share:g}"
+    found = Check(views=f"{given.num_views} views of {some}", cost=given.num_views)
     with _recorded(found.warnings), torch.random.fork_rng():
         try:
             _try(found, unwrap(model), criterion, batch, given)
@@ -110,7 +119,9 @@ def check(
 def _try(
     found: Check, base: nn.Module, criterion: Any, batch: Any, settings: Settings
 ) -> None:
-    args, kwargs, targets = _call_of(base, criterion, batch)
+    found.cost = settings.cost(len(_images_in(batch)))
+    found.compared = math.ceil(2 / settings.share)
+    args, kwargs, targets = _call_of(base, criterion, batch, found.compared)
     network, other = copy.deepcopy(base), copy.deepcopy(base)
     judge, theirs = copy.deepcopy(criterion), copy.deepcopy(criterion)
     rows: list[Any] = []
@@ -140,15 +151,20 @@ def _try(
             return
         total.mean().backward()  # type: ignore[no-untyped-call]
         expected = literal_gradient(
-            other.train(), theirs, rows[0], targets, attachment.layers, settings
+            other.train(),
+            theirs,
+            rows[0],
+            targets,
+            attachment.layers,
+            settings,
+            settings.layout(len(arguments.images)),
         )
         found.gradient_error = _worst(network, expected)
     finally:
         attachment.remove()
 
 
-def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any]:
-    """Arguments of the network, its keywords, and the targets: of two images."""
+def _images_in(batch: Any) -> Tensor:
     if batch is None:
         raise ValueError("check needs a batch, as the loop gets it from its loader")
     images = next(
@@ -161,13 +177,20 @@ def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any
     )
     if images is None:
         raise ValueError("the batch holds no images [B, C, H, W]")
-    count = images.shape[0]
+    return images
 
-    def first_two(leaf: Any) -> Any:
+
+def _call_of(
+    base: nn.Module, criterion: Any, batch: Any, some: int
+) -> tuple[Any, Any, Any]:
+    """Arguments of the network, its keywords, and the targets: of so many images."""
+    count = len(_images_in(batch))
+
+    def first_few(leaf: Any) -> Any:
         many = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == count
-        return leaf[:2].clone() if many else leaf
+        return leaf[:some].clone() if many else leaf
 
-    batch = pytree.tree_map(first_two, batch)
+    batch = pytree.tree_map(first_few, batch)
     if criterion is not None:
         *args, targets = batch
         return tuple(args), {}, targets

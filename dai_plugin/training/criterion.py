@@ -3,7 +3,8 @@
 The network ran once on all views; its caller sees the first view's rows. A call of the
 criterion on them is recognised, through whatever wrapper cast, cloned or viewed them,
 and repeated for each further view with the caller's own targets and arguments. So
-targets of any kind, class weights and every reduction keep their meaning.
+targets of any kind, class weights and every reduction keep their meaning. Where further
+views are made of some images alone, arguments with a row an image are cut to theirs.
 """
 
 import copy
@@ -83,7 +84,6 @@ class Call:
 
     Args:
         outputs: of the forward.
-        num_views: M.
         before: its arguments.
 
     Attributes:
@@ -97,8 +97,8 @@ class Call:
         losses: what the criterion returned for each view: its first tensor.
     """
 
-    def __init__(self, outputs: Outputs, num_views: int, before: Snapshot) -> None:
-        self.outputs, self.num_views, self._before = outputs, num_views, before
+    def __init__(self, outputs: Outputs, before: Snapshot) -> None:
+        self.outputs, self.layout, self._before = outputs, outputs.layout, before
         tensors = {i: t for i, t in enumerate(before.leaves) if isinstance(t, Tensor)}
         found = {i: outputs.find(t, *before.nodes[i]) for i, t in tensors.items()}
         self._found = {i: o for i, o in found.items() if o is not None}
@@ -137,14 +137,10 @@ class Call:
         trained = [i for i in places if self._result[i].requires_grad]
         self._place = (trained or places)[0]
         self.losses = [self._result[self._place]]
-        for v in range(1, self.num_views):
-            args, kwargs = self._arguments(functools.partial(self._view, v))
+        for v in range(1, self.layout.num_views):
+            cut = self._cut if self.layout.alone else None
+            args, kwargs = self._arguments(functools.partial(self._view, v), cut)
             self.losses.append(self._loss_in(criterion(*args, **kwargs)))
-
-    def mean(self) -> Tensor:
-        """The task loss: the views' losses, averaged."""
-        first, *others = self.losses
-        return sum(others, first) / self.num_views if others else first
 
     def with_loss(self, total: Tensor) -> Any:
         """What the caller gets: the first view's result, with this loss in it."""
@@ -159,12 +155,12 @@ class Call:
     def sums(self, criterion: Any) -> bool:
         """Whether the criterion sums over images, tried with all views at once.
 
-        A sum over all rows is num_views times the mean of the views' losses, a mean
-        over them is that mean. For what is neither, no. A copy of the criterion is
+        A sum over all rows is that of the views' losses, a mean over them is their
+        mean over the rows. For what is neither, no. A copy of the criterion is
         tried where it can be copied, since it may count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
-        if self.num_views == 1 or views[0].dim():
+        if len(views) == 1 or views[0].dim():
             return False
         try:
             # A bound method would bring along the object that it belongs to.
@@ -175,13 +171,13 @@ class Call:
         devices = {t.device for t in self.targets if t.device.type == "cuda"}
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             try:
-                args, kwargs = self._arguments(self._all_rows)
+                args, kwargs = self._arguments(self._all_rows, self.layout.repeat)
                 together = self._loss_in(_past_watching(twin)(*args, **kwargs))
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
         near = torch.isclose(together, expected, rtol=0.05)
-        other = torch.isclose(together, expected / self.num_views, rtol=0.05)
+        other = torch.isclose(together, self.layout.mean(views), rtol=0.05)
         return bool(near & ~other)
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
@@ -190,20 +186,33 @@ class Call:
         return view.clone() if self._before.changed(i) else view
 
     def _all_rows(self, i: int, leaf: Tensor) -> Tensor:
-        views = [leaf, *(self._view(v, i, leaf) for v in range(1, self.num_views))]
-        return torch.cat([view.detach() for view in views])
+        further = [self._view(v, i, leaf) for v in range(1, self.layout.num_views)]
+        return torch.cat([view.detach() for view in (leaf, *further)])
 
-    def _arguments(self, output: Callable[[int, Tensor], Tensor]) -> Any:
-        whole = output == self._all_rows
-        leaves = []
+    def _cut(self, values: Tensor) -> Tensor:
+        return values[: self.layout.viewed]
+
+    def _arguments(
+        self,
+        output: Callable[[int, Tensor], Tensor],
+        per_image: Callable[[Tensor], Tensor] | None,
+    ) -> Any:
+        """The caller's arguments, with other outputs and what belongs to their images.
+
+        Args:
+            output: from the number of an argument and itself to what stands for it.
+            per_image: from an argument with B rows to what stands for it, if anything
+                does.
+        """
+        images, leaves = self.layout.images, []
         for i, leaf in enumerate(self._before.leaves):
             if i in self._found:
                 leaves.append(output(i, leaf))
                 continue
             kept = self._before.untouched(i)
-            images = self.outputs.images
-            if whole and isinstance(kept, Tensor) and kept.shape[:1] == (images,):
-                kept = torch.cat([kept] * self.num_views)
+            has_rows = isinstance(kept, Tensor) and kept.shape[:1] == (images,)
+            if per_image is not None and has_rows:
+                kept = per_image(kept)
             leaves.append(kept)
         return self._before.rebuilt(leaves)
 

@@ -14,7 +14,7 @@ from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
 from dai_plugin.views.schemes import find_scheme, moves_pixels
 
-_FIRST = 3  # steps in which what a scheme returns is checked
+_FIRST = 3  # steps with views in which what a scheme returns is checked
 
 
 class Draws:
@@ -27,7 +27,7 @@ class Draws:
     Attributes:
         scheme: of the views.
         pixels: the normalisation that the images carry.
-        number: of the next step.
+        number: of the next step, unless it repeats the last one.
         rank: of this process, read at the first step.
     """
 
@@ -41,8 +41,22 @@ class Draws:
         self.rank: int | None = None
         self._replaying = False
 
+    @property
+    def upcoming(self) -> int:
+        """The number that the next step will have."""
+        return max(self.number - 1, 0) if self._replaying else self.number
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step is one of those in which views are made."""
+        return self.upcoming % self._settings.every == 0
+
+    def skip(self) -> None:
+        """Counts a step in which no views are made."""
+        self.number = self.upcoming + 1
+
     def next(self, images: Tensor) -> tuple[int, Tensor]:
-        """The number of this step, and the rows `[num_views * B, ...]` of its images.
+        """The number of this step, and the rows `[N, ...]` of its images.
 
         Raises:
             ValueError: the images are no batch, or hold NaN in the first step.
@@ -52,7 +66,7 @@ class Draws:
             _check_finite(images)
             self.rank = ranks.rank()
         self.pixels.settle(images, ranks.from_first)
-        number = self.number - 1 if self._replaying and self.number else self.number
+        number = self.upcoming
         rows = expand(
             self.pixels.prepare(images),
             self._settings.num_views,
@@ -60,7 +74,8 @@ class Draws:
             first_view=self._settings.first_view,
             normalization=self.pixels.known or Normalization(),
             seed=mix_seed(self._seed, self.rank, number),
-            check=number < _FIRST,
+            check=number < _FIRST * self._settings.every,
+            viewed=self._settings.layout(images.shape[0]).viewed,
         )
         self.number = number + 1
         return number, rows

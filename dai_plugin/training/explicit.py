@@ -13,7 +13,6 @@ from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps, say_if_unused
 from dai_plugin.training.watch import raising
-from dai_plugin.views.expand import repeat_targets
 
 
 @shows_settings(first_view="augmented")
@@ -21,8 +20,10 @@ class DataAugmentationInvariance:
     """The explicit form, for loops of one's own; takes the keywords of `attach`.
 
     One default is another: `first_view` is "augmented", as in the paper.
-    Nothing is returned short: metrics count all `num_views * B` rows. Evaluation is
-    untouched.
+    Nothing is returned short: metrics count all rows, view-major: the B images (their
+    first views), then each further view of the `share` of them that has one. Evaluation
+    is untouched, and so are the steps without views (`every`), in which `views` and
+    `loss` return what they got.
 
         dai = DataAugmentationInvariance(model, num_views=8)
         images, targets = dai.views(images, targets)
@@ -59,7 +60,7 @@ class DataAugmentationInvariance:
         return self._steps.layers
 
     def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
-        """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
+        """Rows `[N, C, H, W]`, view-major, and targets to match.
 
         Args:
             images: `[B, C, H, W]`.
@@ -70,13 +71,16 @@ class DataAugmentationInvariance:
                 targets meet a scheme that moves pixels.
             RuntimeError: the second step in a row whose loss was not trained.
         """
-        if self._steps.active:
+        steps = self._steps
+        if steps.active and not steps.draws.due:
+            steps.skip()
+        elif steps.active:
             if targets is not None:
-                self._steps.draws.refuse_dense(targets, images.shape[0])
+                steps.draws.refuse_dense(targets, images.shape[0])
             self._targets = targets
+            step, images = steps.open(images)
             if targets is not None:
-                targets = repeat_targets(targets, self.settings.num_views)
-            step, images = self._steps.open(images)
+                targets = step.layout.repeat(targets)
             step.ran = False
         return images if targets is None else (images, targets)
 
@@ -88,6 +92,9 @@ class DataAugmentationInvariance:
                 not fire since.
         """
         if not self._steps.active:
+            return task
+        if self._steps.stock:
+            self._steps.stock = False  # one loss a step, as in those with views
             return task
         step = self._steps.current
         if step is None or step.called:
@@ -136,13 +143,14 @@ class DataAugmentationInvariance:
         steps = self._steps
         steps.usage.calls += 1
         step = steps.current
+        steps.hooks.stock = steps.stock and steps.active
         if steps.hooks.visit is None and steps.active and step and not step.called:
             steps.hooks.current, self._call = step, (args, kwargs)
             step.ran = True
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._steps.hooks.visit is None:
-            self._steps.hooks.current = None
+            self._steps.hooks.current, self._steps.hooks.stock = None, False
             self._output = output
             if output is None and raising():
                 self._steps.discard()

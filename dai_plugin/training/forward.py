@@ -82,7 +82,10 @@ class Forward:
                 self._inner += 1  # the network calls itself: these are rows already
                 return None
             steps.discard()  # an interrupt ended the forward before this one
-        self._inner = 0
+        elif steps.hooks.stock and calls_of(module) > 1:
+            self._inner += 1
+            return None
+        self._inner, steps.hooks.stock = 0, False
         if not steps.active:
             if not steps.base.training:  # a look under no_grad leaves the step open
                 self._loss.evaluating()
@@ -101,6 +104,11 @@ class Forward:
                 "the whole attached network is recomputed by activation checkpointing, "
                 "which would draw other views; checkpoint the blocks inside it instead"
             )
+        if not steps.draws.due:
+            self._loss.evaluating()  # to the loss it is no other than that
+            steps.skip()
+            steps.hooks.stock = True
+            return None
         return self._open(args, kwargs)
 
     def _open(self, args: Any, kwargs: Any) -> Any:
@@ -114,7 +122,7 @@ class Forward:
         step, rows = steps.open(arguments.images)
         self._arguments = arguments
         steps.hooks.current = step
-        expanded = arguments.expanded(rows, steps.settings.num_views)
+        expanded = arguments.expanded(rows, step.layout)
         step.grown = arguments.grown
         return expanded
 
@@ -125,6 +133,7 @@ class Forward:
         if self._inner:
             self._inner -= 1
             return None
+        steps.hooks.stock = False
         if steps.hooks.current is None:
             return self._watch_evaluation(output)
         step = steps.hooks.current
@@ -150,12 +159,13 @@ class Forward:
         if error is None or arguments is None or views == 1:
             return
         images = arguments.images.shape[0]
+        layout = steps.settings.layout(images)
         kept = arguments.as_they_came()
         names = f"; not repeated, since they have not {images} rows: {', '.join(kept)}"
         error.add_note(
-            f"dai_plugin: this training forward ran on {views * images} rows "
-            f"({images} images x {views} views), and so did every argument with "
-            f"{images} rows{names if kept else ''}"
+            f"dai_plugin: this training forward ran on {layout.rows} rows "
+            f"({layout}), and so did every argument with {images} rows"
+            f"{names if kept else ''}"
         )
 
     def _watch_evaluation(self, output: Any) -> None:

@@ -110,6 +110,7 @@ class LayerHooks:
     Attributes:
         names: of the layers that are hooked.
         current: the step whose forward runs, if one does.
+        stock: whether a training forward runs in which nothing is measured.
         visit: what sees the layers instead, while the network is only looked at.
     """
 
@@ -123,6 +124,7 @@ class LayerHooks:
         self.base, self.names = base, list(names)
         self._tapped, self._kept = frozenset(tapped), frozenset(kept)
         self.current: Step | None = None
+        self.stock = False
         self.visit: Visit | None = None
         self._bound: dict[str, tuple[nn.Module, Any, Path]] = {}
         self._ended: list[Ended] = []
@@ -219,7 +221,9 @@ class LayerHooks:
         if self.current is not None:
             measured = name not in self._dropped
             return self._measure(self.current, name, value) if measured else None
-        again = name in self._tapped and torch.is_grad_enabled() and in_backward()
+        if self.stock or name not in self._tapped:
+            return None  # without asking for a backward, of which no compiler knows
+        again = torch.is_grad_enabled() and in_backward()
         return self._again(name, value) if again else None
 
     def _measure(self, step: Step, name: str, value: Any) -> Any:
@@ -286,7 +290,11 @@ def _tap(activation: Tensor, groups: ViewGroups) -> Taps:
     if torch.compiler.is_compiling():
         # Sizes of its own, which the compiler need not take for fixed.
         groups = ViewGroups(
-            groups.num_views, activation.shape[0], groups.correction, groups.centred
+            groups.num_views,
+            activation.shape[0],
+            groups.correction,
+            groups.centred,
+            groups.alone,
         )
     return tap(activation, groups)
 

@@ -1,6 +1,6 @@
 """The objective as its formula is written: pairs of rows, float64, nothing clever.
 
-For two images at a time: `check` compares the gradients of a run with these.
+For a few images at a time: `check` compares the gradients of a run with these.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.training.loss import own_loss
+from dai_plugin.views.rows import Layout
 
 
 def literal_gradient(
@@ -27,6 +28,7 @@ def literal_gradient(
     targets: Any,
     layers: list[str],
     settings: Settings,
+    layout: Layout,
 ) -> dict[str, Tensor]:
     """The gradient of the objective in float64, by parameter.
 
@@ -37,6 +39,7 @@ def literal_gradient(
         targets: of the first view, for the criterion.
         layers: that were chosen.
         settings: of the run.
+        layout: of the rows.
     """
     rows = _rows_of(call)
     chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
@@ -47,16 +50,13 @@ def literal_gradient(
     torch.manual_seed(0)
     output = network(*call[0], **call[1])
     hooks.remove()
-    images = rows // settings.num_views
-    views = settings.num_views if criterion is not None else 1
-    losses = [
-        task_of(_view(output, v, images, rows), criterion, targets, settings.loss)
-        for v in range(views)
-    ]
-    task = torch.stack([loss.mean() for loss in losses]).mean()
-    terms = _terms(activations, chosen, targets, images, settings, task.device)
-    if _sums(criterion, _view(output, 0, images, rows), targets, losses[0]):
-        terms = images * terms
+    images, viewed = layout.images, layout.viewed
+    task, sums = _task(output, criterion, targets, settings.loss, layout)
+    in_groups = [*range(viewed), *range(images, rows)]
+    activations = {key: a[in_groups] for key, a in activations.items()}
+    own = _part(targets, slice(viewed), images)
+    terms = _terms(activations, chosen, own, viewed, settings, task.device)
+    terms = terms * settings.every * (images if sums else 1)
     factor = 1 - settings.multiplier(0) * settings.weight
     total = factor * task.double() + terms
     total.backward()
@@ -65,6 +65,24 @@ def literal_gradient(
         for name, parameter in network.named_parameters()
         if parameter.grad is not None
     }
+
+
+def _task(
+    output: Any, criterion: Any, targets: Any, name: str | int, layout: Layout
+) -> tuple[Tensor, bool]:
+    """The task loss over all rows, and whether it is a sum over images."""
+    rows, images, viewed = layout.rows, layout.images, layout.viewed
+    if criterion is None:
+        return own_loss(output, name).mean(), False
+    first = _part(output, slice(images), rows)
+    loss = task_of(first, criterion, targets, name)
+    sums, task = _sums(criterion, first, targets, loss), loss.mean() * images / rows
+    for start in range(images, rows, viewed):
+        view = _part(output, slice(start, start + viewed), rows)
+        loss = task_of(view, criterion, _part(targets, slice(viewed), images), name)
+        # A mean counts as often as it has rows; a sum becomes B times the mean.
+        task = task + loss.mean() * (images if sums else viewed) / rows
+    return task, sums
 
 
 def _terms(
@@ -119,7 +137,7 @@ def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tenso
 
 def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
     """Whether the loss of the images is the sum of those of each by itself."""
-    if criterion is None or loss.dim():
+    if loss.dim():
         return False
     told = told_reduction(criterion, (output, targets), {})
     if told is not None:
@@ -128,7 +146,7 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
         with torch.no_grad():
             images = len(next(iter(pytree.tree_leaves(targets))))
             single = [
-                criterion(*(_view((output, targets), i, 1, images)))
+                criterion(*(_part((output, targets), slice(i, i + 1), images)))
                 for i in range(images)
             ]
         leaves = [next(iter(pytree.tree_leaves(each))) for each in single]
@@ -137,12 +155,14 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
         return False  # a criterion that takes no single image
 
 
-def _view(output: Any, v: int, images: int, rows: int) -> Any:
+def _part(values: Any, some: slice, rows: int) -> Any:
+    """Some of so many rows, in any structure; what has not as many is left."""
+
     def part(leaf: Any) -> Any:
         split = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
-        return leaf[v * images : (v + 1) * images] if split else leaf
+        return leaf[some] if split else leaf
 
-    return pytree.tree_map(part, output)
+    return pytree.tree_map(part, values)
 
 
 def _rows_of(call: tuple[Any, Any]) -> int:

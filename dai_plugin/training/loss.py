@@ -53,7 +53,7 @@ class CriterionLoss:
         outputs = None if step is None else step.outputs
         if outputs is None:
             return None
-        call = Call(outputs, self._steps.settings.num_views, before)
+        call = Call(outputs, before)
         if not call:
             return None
         if self._ended_among(before):
@@ -80,7 +80,9 @@ class CriterionLoss:
         step = self._steps.current
         assert step is not None
         match.run(call, result)
-        task = match.mean()
+        asked = match.carries or step.layout.alone
+        sums = bool(asked) and self._is_sum(match, criterion)
+        task = step.layout.mean(match.losses, sums)
         self._past.reset()
         if not match.carries:
             step.reached = match.reached
@@ -96,7 +98,7 @@ class CriterionLoss:
             step,
             task,
             match.labels if needed else None,
-            scale=step.images if self._is_sum(match, criterion) else 1.0,
+            scale=step.images if sums else 1.0,
             ignore_index=getattr(criterion, "ignore_index", -100),
         )
         return match.with_loss(total)
@@ -117,7 +119,7 @@ class CriterionLoss:
         for target in match.targets:
             # A float argument of another shape is no target (the images, say).
             if not target.is_floating_point() or target.shape in match.shapes:
-                self._steps.draws.refuse_dense(target, match.outputs.images)
+                self._steps.draws.refuse_dense(target, match.layout.images)
 
     def _remember(self) -> None:
         step = self._steps.current
@@ -170,7 +172,7 @@ class OwnLoss:
         loss = own_loss(outputs.first, settings.loss)
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
-        task = loss if views is None else torch.stack(views).mean(0)
+        task = loss if views is None else step.layout.mean(views)
         total = self._steps.total(
             step,
             task,
@@ -188,13 +190,13 @@ class OwnLoss:
         count = kwargs.get(COUNT)
         if count is None:
             return 1.0
-        images = count / self._steps.settings.num_views
+        rows = step.layout.rows  # the count is one of rows, too
         if self._counts is None:
-            whole = bool(torch.as_tensor(images == step.images))
+            whole = bool(torch.as_tensor(count == rows))
             if whole:  # no accumulation in this step: both are alike
                 return 1.0
             self._counts = self._steps.uses(args, kwargs, COUNT)
-        return step.images / images if self._counts else 1.0
+        return rows / count if self._counts else 1.0
 
 
 def own_loss(output: Any, name: str | int) -> Tensor:

@@ -8,6 +8,7 @@ from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
+from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
@@ -34,7 +35,7 @@ def tell(
         # Nobody set up logging: what a run costs is to be seen all the same.
         logger.addHandler(logging.StreamHandler())
     told = [
-        *_costs(step.groups.rows, settings),
+        *_costs(step.layout, settings),
         *(_layers(each, step) for each in terms),
         f"scheme: {scheme} ({settings.first_view} first view)",
         f"normalisation: {normalization}",
@@ -65,10 +66,11 @@ def warn(step: Step, settings: Settings, terms: Sequence[Placed]) -> None:
         )
     if settings.num_views == 1:
         return
-    if step.images == 1:
+    if step.groups.images == 1:
         logger.warning(
-            "one image a step: its views are all that there is to compare, so that the "
-            "invariance losses are 1 and train nothing; give batches of more images"
+            "one image with views a step: these are all that there is to compare, so "
+            "that the invariance losses are 1 and train nothing; give batches of more "
+            "images, or a larger share"
         )
         return
     assert step.losses is not None
@@ -84,14 +86,16 @@ def warn(step: Step, settings: Settings, terms: Sequence[Placed]) -> None:
             )
 
 
-def _costs(rows: int, settings: Settings) -> list[str]:
+def _costs(layout: Layout, settings: Settings) -> list[str]:
     """What a step computes, and how its loss is mixed."""
-    views = settings.num_views
+    every = settings.every
+    seldom = f" in one of {every} steps, on average" if every > 1 else " a step,"
+    times = f", the terms x {every} in those" if every > 1 else ""
     terms = "".join(f" + {term.weight:g} {term.name}" for term in settings.terms)
     return [
-        f"{rows // views} images x {views} views = {rows} rows a step, "
-        f"{views} times the network's compute for this batch size",
-        f"loss = {1 - settings.weight:g} task{terms}",
+        f"{layout} = {layout.rows} rows{seldom} {settings.cost(layout.images):.4g} "
+        "times the network's compute for this batch size",
+        f"loss = {1 - settings.weight:g} task{terms}{times}",
     ]
 
 

@@ -1,6 +1,8 @@
 """Task loss and terms become the objective: pure functions of a step.
 
 L = (1 - alpha - beta) * L_task + sum over terms t, layers l of w_t * w_tl * L_tl
+
+Where views are made in every k-th step, the terms weigh k times as much there.
 """
 
 from collections.abc import Iterable
@@ -38,6 +40,6 @@ def objective(
     for weight, losses, shares in terms:
         # A layer of weight 0 contributes nothing, whatever its loss: not 0 * NaN.
         counted = torch.where(shares > 0, losses, 0.0)
-        share = step.multiplier * weight
+        share = step.multiplier * weight * settings.every
         total = total + scale * share * torch.dot(counted, shares)
     return total

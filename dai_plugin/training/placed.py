@@ -93,17 +93,17 @@ class Placed:
                 "the class-wise term (beta > 0) needs labels, and none were given"
             )
         return class_invariance_loss(
-            step.activations[key],
-            repeat_targets(labels, self._settings.num_views),
+            step.groups.grouped(step.activations[key]),
+            repeat_targets(labels[: step.groups.images], self._settings.num_views),
             correction=self._settings.correction,
             ignore_index=ignore_index,
         )
 
     def _of_views(self, step: Step, key: Key, targets: Tensor | None) -> Tensor:
         activation, groups = step.activations[key], step.groups
-        sizes = groups.num_views, groups.images, *activation.shape[1:]
-        views = activation.view(sizes)
-        found = self.term.of_views(views, targets)
+        if groups.alone and targets is not None:
+            targets = targets[: groups.images]
+        found = self.term.of_views(groups.views(activation), targets)
         where = f"the term {self.term.name!r} at the layer {key_name(key)!r} returned"
         if not isinstance(found, Tensor) or found.numel() != 1:
             shape = (

@@ -12,6 +12,7 @@ from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
 from dai_plugin.training.outputs import Outputs
+from dai_plugin.views.rows import Layout
 
 
 @dataclass(eq=False)
@@ -23,8 +24,8 @@ class Step:
     Attributes:
         number: of the step in the random stream.
         multiplier: of alpha and beta, as scheduled.
-        images: B.
-        rows: `[num_views * B, ...]`, the batch that the network gets, until the forward
+        layout: of the rows.
+        rows: `[N, ...]`, the batch that the network gets, until the forward
             has ended; layers compare their sizes with its own.
         groups: of the rows.
         grown: identities of the network's arguments that have rows, where known.
@@ -51,7 +52,7 @@ class Step:
 
     number: int
     multiplier: float
-    images: int
+    layout: Layout
     rows: Tensor | None
     groups: ViewGroups
     grown: set[int] | None = None
@@ -74,6 +75,11 @@ class Step:
     complaint: str = ""
     _marks: list["weakref.ref[Any]"] = field(default_factory=list)
     _held: "weakref.ref[Tensor] | None" = None
+
+    @property
+    def images(self) -> int:
+        """B."""
+        return self.layout.images
 
     @property
     def pending(self) -> bool:

@@ -23,6 +23,7 @@ from dai_plugin.training.outputs import Outputs
 from dai_plugin.training.record import Record
 from dai_plugin.training.step import Step
 from dai_plugin.training.terms import Terms
+from dai_plugin.views.rows import Layout
 from dai_plugin.wrappers import OUTPUT, check_hookable
 
 logger = logging.getLogger("dai_plugin")
@@ -62,6 +63,7 @@ class Steps:
         ledger: what became of the forwards.
         hooks: on the chosen layers.
         record: of the last losses.
+        stock: whether the last training forward made no views, as `every` has it.
     """
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
@@ -85,6 +87,7 @@ class Steps:
         self.record = Record([term.name for term in settings.terms])
         self.multiplier = 1.0
         self.usage = Usage()
+        self.stock = False
         self._carrier: int | None = None
         self._told = False
 
@@ -101,26 +104,39 @@ class Steps:
         return training and torch.is_grad_enabled() and not _tracing()
 
     def open(self, images: Tensor) -> tuple[Step, Tensor]:
-        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images."""
-        if self.removed:
-            raise RuntimeError("this attachment was removed: attach anew to train on")
-        self.end()
-        self.ledger.settle()
+        """Starts a training step: the rows `[N, C, H, W]` of the images."""
+        self._begin()
         number, rows = self.draws.next(images)
         multiplier = self.settings.multiplier(number)
-        step = Step(number, multiplier, images.shape[0], rows, self._groups(rows))
+        layout = self.settings.layout(images.shape[0])
+        step = Step(number, multiplier, layout, rows, self._groups(layout))
+        self.stock = False
         self.hooks.bind()
         self.multiplier, self.current = multiplier, step
         self.ledger.begin(step)
         return step, rows
 
-    def _groups(self, rows: Tensor) -> ViewGroups:
+    def skip(self) -> None:
+        """Counts a training forward that is to be the stock one."""
+        self._begin()
+        self.multiplier = self.settings.multiplier(self.draws.upcoming)
+        self.draws.skip()
+        self.ledger.skip()
+        self.stock = True
+
+    def _begin(self) -> None:
+        if self.removed:
+            raise RuntimeError("this attachment was removed: attach anew to train on")
+        self.end()
+        self.ledger.settle()
+
+    def _groups(self, layout: Layout) -> ViewGroups:
         settings = self.settings
         centred = settings.sync and ranks.world_size() > 1
         if centred:
             ranks.refuse_join()
         return ViewGroups(
-            settings.num_views, rows.shape[0], settings.correction, centred
+            layout.num_views, layout.rows, settings.correction, centred, layout.alone
         )
 
     def close(self, step: Step, args: Any, kwargs: Any) -> None:
@@ -153,11 +169,10 @@ class Steps:
             output: what the network returned.
             needed: whether something in it must have rows.
         """
-        rows = step.groups.rows
+        rows = step.layout.rows
         step.outputs = Outputs(
             output,
-            rows,
-            self.settings.num_views,
+            step.layout,
             self.base,
             lambda i, leaf: self.growth.of_output(i, leaf, rows),
             self._carrier,
@@ -266,6 +281,7 @@ class Steps:
             "forwards": self.ledger.forwards,
             "criterion_calls": self.ledger.calls,
             "missed": self.ledger.missed,
+            "stock": self.ledger.stock,
             **self.record.values(),
             "alpha": self.multiplier * (settings.alpha if settings.convex else 0.0),
             "beta": self.multiplier * settings.beta,
