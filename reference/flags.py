@@ -90,6 +90,7 @@ def _add_run(group: Any) -> None:
     add("--seed", default=0, type=int)
     add("--output-dir", default=".")
     add("--resume", default="", help="checkpoint.pth or its folder; auto: if there")
+    add("--overwrite", action="store_true", help="replace the run in --output-dir")
     add("--checkpoint-freq", default=0, type=int, help="save every N optimizer steps")
     add("--test-only", action="store_true")
     add("--print-freq", default=10, type=int)

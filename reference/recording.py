@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import io
+import json
 import os
 import platform
 import subprocess
@@ -13,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import output
 import torch
-from accelerate import Accelerator
-from checkpoints import write, write_json
+from best import best_of, results
+from checkpoints import bring_best
+from files import write, write_json
 from loaders import in_memory
 from meters import Pace
 from run import Run, images_per_update
@@ -44,23 +47,26 @@ def trackers(report_to: str) -> list[str] | None:
     return found
 
 
-def begin(output: Path, accelerator: Accelerator, args: argparse.Namespace) -> None:
-    """Writes run.json; so an unwritable folder is found before the first step.
+def begin(run: Run, resumed: Path | None) -> list[str]:
+    """Writes run.json, and takes what lies in the folder away or takes it over.
 
-    Raises:
-        OSError: it cannot be written.
+    Args:
+        run: before its first step.
+        resumed: the checkpoint that it goes on from.
+
+    Returns:
+        What is to be told of it.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "run.json", description(accelerator, args))
-    except OSError as error:
-        raise OSError(
-            f"--output-dir {output} cannot be written: {error}; choose another folder"
-        ) from error
+    if run.args.overwrite:
+        output.clear(run.output)
+    missing = bring_best(run, resumed.parent) if resumed else ""
+    write_json(run.output / "run.json", description(run, resumed))
+    return [missing] if missing else []
 
 
-def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str, Any]:
-    """What one needs to know to repeat the run."""
+def description(run: Run, resumed: Path | None) -> dict[str, Any]:
+    """What one needs to know to repeat the run, and how far it is."""
+    args, accelerator, progress = run.args, run.accelerator, run.progress
     device = accelerator.device
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
@@ -68,6 +74,7 @@ def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "arguments": vars(args),
+        "resumed": resumed,
         "seed": args.seed,
         "processes": accelerator.num_processes,
         "device": f"{device.type}: {name or platform.machine()}",
@@ -75,6 +82,7 @@ def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str,
         "versions": {package: _version(package) for package in PACKAGES}
         | {"python": platform.python_version()},
         "git_commit": _commit(),
+        "results": results(progress.rows, progress.epoch, args.epochs),
     }
 
 
@@ -112,6 +120,14 @@ def tell_loading(run: Run, pace: Pace) -> None:
         )
 
 
+def write_results(run: Run) -> None:
+    """Replaces metrics.csv, and the results in run.json, after an epoch."""
+    progress, path = run.progress, run.output / "run.json"
+    write_metrics(run.output / "metrics.csv", progress.rows)
+    found = results(progress.rows, progress.epoch, run.args.epochs)
+    write_json(path, json.loads(path.read_text()) | {"results": found})
+
+
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replaces metrics.csv by these rows."""
     text = io.StringIO(newline="")
@@ -138,7 +154,8 @@ def track(run: Run, row: dict[str, Any]) -> None:
         for name, share in zip(fired, shares, strict=True)
     }
     values = {name: value for name, value in row.items() if name != "epoch"}
-    run.accelerator.log(values | weights | {"alpha": alpha}, step=row["epoch"])
+    values |= {"alpha": alpha, "best_acc1": best_of(run.progress.rows)["acc1"]}
+    run.accelerator.log(values | weights, step=row["epoch"])
 
 
 def plain(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import best
 import checkpoints
+import output
 import recording
 import scoring
 import torch
@@ -45,20 +47,32 @@ def main(args: argparse.Namespace) -> None:
         project_dir=args.output_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
-    output = Path(args.output_dir)
-    found = on_first(checkpoints.load, args.resume, output) if args.resume else None
-    run = assemble(args, accelerator)
-    if found:
-        checkpoints.resume(run, found)
+    # What is only tested writes nothing.
+    with nullcontext() if args.test_only else output.locked(Path(args.output_dir)):
+        run, told = set_up(args, accelerator)
+        recording.describe(run)
+        for line in told:
+            run.say(line)
+        with run.watch:
+            try:
+                test(run) if args.test_only else train(run)
+            except Interrupted as interruption:
+                leave(run, interruption)
+        accelerator.end_training()
+
+
+def set_up(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Run, list[str]]:
+    """The run, new or resumed, and what is to be told of its beginning."""
+    folder = Path(args.output_dir)
+    found = on_first(checkpoints.load, args.resume, folder, args.test_only)
+    path = found.path if found else None
     if not args.test_only:
-        on_first(recording.begin, output, accelerator, args)
-    recording.describe(run)
-    with run.watch:
-        try:
-            test(run) if args.test_only else train(run)
-        except Interrupted as interruption:
-            leave(run, interruption)
-    accelerator.end_training()
+        on_first(output.check, folder, path, args.resume, args.overwrite)
+    run = assemble(args, accelerator)
+    told = checkpoints.resume(run, found) if found else []
+    if not args.test_only:
+        told += on_first(recording.begin, run, path)
+    return run, told
 
 
 def train(run: Run) -> None:
@@ -76,11 +90,12 @@ def train(run: Run) -> None:
             run.scheduler.step()
         row = progress.row | test(run)
         progress.finish(row)
-        metrics = run.output / "metrics.csv"
-        on_first(recording.write_metrics, metrics, progress.rows)
+        on_first(recording.write_results, run)
         recording.track(run, row)
         checkpoints.save_network(run)
         checkpoints.save(run)
+    if progress.rows:
+        run.say(best.told(progress.rows))
     scoring.show(run)
     took = timedelta(seconds=int(time.perf_counter() - start))
     run.say(f"Training time {took}")
@@ -218,10 +233,19 @@ def epoch_row(run: Run, speed: float) -> dict[str, Any]:
     run.say(f"inv[{cells}] alpha {alpha:.3f}")
     return {
         "epoch": run.progress.epoch,
+        **seen_by(run),
         "lr": run.optimizer.param_groups[0]["lr"],
         "images_per_second": speed,
         **means,
     }
+
+
+def seen_by(run: Run) -> dict[str, int]:
+    """Images since the run began, and rows: an image is a row a view."""
+    before = run.progress.rows[-1] if run.progress.rows else {"images": 0, "rows": 0}
+    images = sum(gather_object([run.progress.tally.seen]))
+    rows = images * run.args.num_views
+    return {"images": before["images"] + images, "rows": before["rows"] + rows}
 
 
 if __name__ == "__main__":
