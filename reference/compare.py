@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from best import best_of
 
 Row = dict[str, float]
+SPENT = ("images", "rows")  # what two runs may have had equally much of
 
 
 class Finished(NamedTuple):
@@ -155,9 +156,6 @@ def table(folders: list[Path]) -> Iterator[str]:
             for group in shown.values()
         ]
         yield f"| {quantity} | " + " | ".join(cells) + " |"
-
-
-SPENT = ("images", "rows")
 
 
 if __name__ == "__main__":

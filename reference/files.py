@@ -101,6 +101,7 @@ def keep_as(path: Path, name: str) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, partial)
     os.replace(partial, kept)
+    partial.unlink(missing_ok=True)  # it stays if both are names of one file already
 
 
 def _damage(file: IO[bytes]) -> str:

@@ -15,7 +15,11 @@ from faults import on_first
 
 LOCK = ".lock"
 # What somebody may want to keep: without one of them nothing has been trained yet.
-RESULTS = (NAME, PREVIOUS, MODEL, BEST, "metrics.csv")
+RESULTS = (
+    *(NAME, PREVIOUS, MODEL, BEST, "metrics.csv"),
+    *("scores.csv", "summary.json", "invariance.png"),
+)
+EVENTS = "dai_plugin/**/events*"  # of TensorBoard, which adds to what is there
 
 
 @contextmanager
@@ -70,8 +74,9 @@ def check(folder: Path, resumed: Path | None, resume: str, overwrite: bool) -> N
 
 def clear(folder: Path) -> None:
     """Takes the results away, for `--overwrite`."""
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
+    for pattern in (*RESULTS, EVENTS):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _take(folder: Path) -> IO[str]:

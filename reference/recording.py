@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import importlib.util
 import io
-import json
 import os
 import platform
 import subprocess
@@ -60,13 +59,14 @@ def begin(run: Run, resumed: Path | None) -> list[str]:
     if run.args.overwrite:
         output.clear(run.output)
     missing = bring_best(run, resumed.parent) if resumed else ""
-    write_json(run.output / "run.json", description(run, resumed))
+    run.about = description(run, resumed)
+    _write_about(run)
     return [missing] if missing else []
 
 
 def description(run: Run, resumed: Path | None) -> dict[str, Any]:
-    """What one needs to know to repeat the run, and how far it is."""
-    args, accelerator, progress = run.args, run.accelerator, run.progress
+    """What one needs to know to repeat the run."""
+    args, accelerator = run.args, run.accelerator
     device = accelerator.device
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
@@ -82,7 +82,6 @@ def description(run: Run, resumed: Path | None) -> dict[str, Any]:
         "versions": {package: _version(package) for package in PACKAGES}
         | {"python": platform.python_version()},
         "git_commit": _commit(),
-        "results": results(progress.rows, progress.epoch, args.epochs),
     }
 
 
@@ -122,10 +121,8 @@ def tell_loading(run: Run, pace: Pace) -> None:
 
 def write_results(run: Run) -> None:
     """Replaces metrics.csv, and the results in run.json, after an epoch."""
-    progress, path = run.progress, run.output / "run.json"
-    write_metrics(run.output / "metrics.csv", progress.rows)
-    found = results(progress.rows, progress.epoch, run.args.epochs)
-    write_json(path, json.loads(path.read_text()) | {"results": found})
+    write_metrics(run.output / "metrics.csv", run.progress.rows)
+    _write_about(run)
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -162,6 +159,12 @@ def plain(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as trackers take them."""
     kept = (int, float, str, bool)
     return {k: v if isinstance(v, kept) else str(v) for k, v in vars(args).items()}
+
+
+def _write_about(run: Run) -> None:
+    progress = run.progress
+    found = results(progress.rows, progress.epoch, run.args.epochs)
+    write_json(run.output / "run.json", run.about | {"results": found})
 
 
 def _version(package: str) -> str | None:

@@ -59,7 +59,10 @@ class Progress:
 
 @dataclass
 class Run:
-    """All that the files of this folder hand each other."""
+    """All that the files of this folder hand each other.
+
+    `about` is what run.json says of the start, in the first process.
+    """
 
     args: argparse.Namespace
     accelerator: Accelerator
@@ -76,6 +79,7 @@ class Run:
     watch: Watch
     progress: Progress
     output: Path
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def batches(self) -> int:

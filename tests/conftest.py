@@ -83,6 +83,17 @@ def train(monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a run of two epochs, trained once: read it, or copy it."""
+    from launches import QUICK, launch
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = launch(*QUICK, "--checkpoint-freq", 2, "--output-dir", folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _quiet(caplog, request):
     """Notices are kept for `caplog` at every level.
