@@ -32,5 +32,5 @@ def told(rows: list[Row]) -> str:
     row = best_of(rows)
     return (
         f"best.pth: epoch {row['epoch']}, the highest Acc@1 ({row['acc1']:.3f}) of "
-        f"{len(rows)}, the first of equals"
+        f"{len(rows)} epoch(s), the first of equals"
     )

@@ -64,7 +64,7 @@ def facts(
         "classes": classes,
         "processes": processes,
         "batches": batches,
-        "momentum_kept": args.opt != "adamw" and bool(args.momentum),
+        "momentum_kept": bool(args.momentum),
     }
 
 

@@ -57,7 +57,7 @@ def test_random_changes_are_told_or_refused(reference, step):
         args = argparse.Namespace(**(vars(parse(list(QUICK))) | others))
         now = changes.facts(args, 10, 1, 5)
         refused = NEVER & set(chosen)
-        if others.get("momentum") == 0 and args.opt != "adamw":
+        if others.get("momentum") == 0:
             refused.add("momentum")
         if not refused and step:
             refused = IN_AN_EPOCH & set(chosen)
