@@ -16,6 +16,7 @@ from dai_plugin.views.expand import FirstView
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views.targets import KINDS, Kind
 
 Schedule = Callable[[int], float]
 When = Literal["training", "grad"]
@@ -66,6 +67,12 @@ class Settings:
             trained; otherwise warn.
         loss: where a model with `criterion=None` returns its loss: an attribute, a key,
             or the index in a tuple.
+        targets: which targets belong to pixels and so move with their view: "mask"
+            (integers; found by themselves where they have the images' size), "heatmap"
+            (floating point, of any resolution), "boxes" (`[B, 4]` or `[B, K, 4]`,
+            x1, y1, x2, y2) or "keypoints" (`[B, K, 2]`, x, y), in pixels.
+        ignore_index: the label of a mask where a view shows what lies outside the
+            image; None asks the criterion, else takes -100.
 
     Raises:
         TypeError: a setting is of a wrong type.
@@ -92,6 +99,8 @@ class Settings:
     seed: int | None = None
     strict: bool = True
     loss: str | int = "loss"
+    targets: Kind | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         self._count("num_views")
@@ -111,6 +120,12 @@ class Settings:
             raise ValueError(f"correction must be 0 or 1, got {self.correction}")
         self._one_of("first_view", "clean", "augmented")
         self._one_of("when", "training", "grad")
+        self._one_of("targets", None, *KINDS)
+        index = self.ignore_index
+        if index is not None and (
+            not isinstance(index, int) or isinstance(index, bool)
+        ):
+            raise TypeError(f"ignore_index must be an int or None, got {index!r}")
         local = [each.name for each in self.terms if each.weight and not each.additive]
         if self.sync and local:
             raise ValueError(
@@ -132,10 +147,11 @@ class Settings:
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
-    def _one_of(self, name: str, first: Any, second: Any) -> None:
+    def _one_of(self, name: str, *known: Any) -> None:
         value = getattr(self, name)
-        if value not in (first, second):
-            raise ValueError(f"{name} is {first!r} or {second!r}, got {value!r}")
+        if value not in known:
+            words = " or ".join(repr(each) for each in known)
+            raise ValueError(f"{name} is {words}, got {value!r}")
 
     @cached_property
     def terms(self) -> tuple[Term, ...]:
@@ -245,6 +261,8 @@ class Keywords(TypedDict, total=False):
     seed: int | None
     strict: bool
     loss: str | int
+    targets: Kind | None
+    ignore_index: int | None
 
 
 def shows_settings(**defaults: Any) -> Callable[[Any], Any]:

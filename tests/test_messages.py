@@ -177,22 +177,23 @@ def test_soft_labels_with_beta(net, batch):
 
 
 def test_dense_targets_with_moving_pixels():
-    """Masks do not follow the warp: photometric schemes only."""
+    """Numbers of which nobody said what they are: photometric schemes, or targets=."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
-    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        criterion(net(images), masks)
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)
+    _, criterion = attach(net, nn.MSELoss(), **AS_THEY_ARE)
+    told = r'\[2, 2, 8, 8\] of torch.float32 belong to pixels.*use scheme="photometric"'
+    with pytest.raises(ValueError, match=told):
+        criterion(net(images), maps)
     attached(net).remove()
     dai = DataAugmentationInvariance(net, **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        dai.views(images, masks)
+    with pytest.raises(ValueError, match=told):
+        dai.views(images, maps)
     dai.remove()
     with attach(net, criterion, scheme="photometric", **AS_THEY_ARE) as attachment:
-        criterion(net(images), masks).backward()
+        criterion(net(images), maps).backward()
         assert attachment.stats()["criterion_calls"] == 1
     with attach(net, criterion, num_views=1, **AS_THEY_ARE):
-        criterion(net(images), masks).backward()  # the clean view moves nothing
+        criterion(net(images), maps).backward()  # the clean view moves nothing
 
 
 @pytest.mark.parametrize(
@@ -219,13 +220,13 @@ def test_dense_targets_with_moving_pixels():
 def test_dense_targets_with_a_pipeline(pipeline, moves):
     """Kornia's and torchvision's geometry is known, in containers, too."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
-    _, criterion = attach(net, nn.CrossEntropyLoss(), scheme=pipeline, **AS_THEY_ARE)
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)
+    _, criterion = attach(net, nn.MSELoss(), scheme=pipeline, **AS_THEY_ARE)
     output = net(images)
     if not moves:
-        return criterion(output, masks).backward()
+        return criterion(output, maps).backward()
     with pytest.raises(ValueError, match='scheme="photometric"'):
-        criterion(output, masks)
+        criterion(output, maps)
 
 
 def test_a_criterion_that_was_compiled_by_itself():
@@ -234,21 +235,30 @@ def test_a_criterion_that_was_compiled_by_itself():
         attach(SmallNet(), torch.compile(nn.CrossEntropyLoss()))
 
 
-def test_dense_labels_of_a_model_with_its_own_loss():
-    """The keyword `labels` is looked at before the forward."""
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("labels", torch.rand(2, 8, 8), "targets \\[2, 8, 8\\] of torch.float32"),
+        ("pixel_mask", torch.ones(2, 8, 8).long(), "pixel_mask .* as torch.bool it"),
+        ("extra", torch.rand(2, 5, 8, 8), "two batches of images"),
+        ("depth", torch.rand(2, 8, 8), 'use scheme="photometric"'),
+    ],
+)
+def test_dense_arguments_of_a_network(name, values, message):
+    """The name of a keyword tells whether it is a target."""
 
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
 
-        def forward(self, images, labels):
-            return {"loss": F.cross_entropy(self.conv(images), labels)}
+        def forward(self, images, **others):
+            return {"loss": self.conv(images).mean()}
 
     net = Own()
     attach(net, **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        net(torch.rand(2, 3, 8, 8), labels=torch.randint(2, (2, 8, 8)))
+    with pytest.raises(ValueError, match=message):
+        net(torch.rand(2, 3, 8, 8), **{name: values})
 
 
 def test_images_among_the_criterions_arguments_are_no_targets(net, batch):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.views.rows import Layout
+from dai_plugin.views.targets import Kind
 
 COUNT = "num_items_in_batch"  # Hugging Face's Trainer divides sums over rows by it
 
@@ -24,6 +25,7 @@ class Arguments:
         args: positional arguments.
         kwargs: keyword arguments.
         base: the network, whose parameters and buffers are no data.
+        told: what targets among them are, by the settings.
 
     Attributes:
         images: the batch `[B, C, H, W]`.
@@ -34,7 +36,9 @@ class Arguments:
         ValueError: there is no batch of images, or what there is cannot be told apart.
     """
 
-    def __init__(self, args: Any, kwargs: Any, base: nn.Module) -> None:
+    def __init__(
+        self, args: Any, kwargs: Any, base: nn.Module, told: Kind | None = None
+    ) -> None:
         found, self._structure = pytree.tree_flatten_with_path(
             (args, kwargs), is_leaf=_one_object_an_image
         )
@@ -55,14 +59,18 @@ class Arguments:
             self._names[i]: tensors[i] for i in self._repeated if i in tensors
         }
         self.grown: set[int] = set()
+        self._told = told
         self._refuse_second_images(batch)
 
-    def expanded(self, rows: Tensor, layout: Layout) -> tuple[Any, Any]:
-        """The arguments with these rows, and everything else repeated."""
+    def expanded(
+        self, rows: Tensor, layout: Layout, moved: Mapping[str, Tensor]
+    ) -> tuple[Any, Any]:
+        """The arguments with these rows and those moved ones, all others repeated."""
         leaves = list(self._leaves)
         leaves[self._place] = rows
         for i in self._repeated:
-            leaves[i] = layout.repeat(leaves[i])
+            own = moved.get(self._names[i])
+            leaves[i] = layout.repeat(leaves[i]) if own is None else own
         self.grown = {id(leaves[i]) for i in (self._place, *self._repeated)}
         args, kwargs = pytree.tree_unflatten(leaves, self._structure)
         if layout.num_views > 1 and kwargs.get(COUNT) is not None:
@@ -131,6 +139,8 @@ class Arguments:
             number = leaf.shape[2:] == (1, 1)  # an image, broadcast over pixels
             pictures = leaf.dim() == 4 and (leaf.is_floating_point() or alike)
             pictures = pictures and not number
+            if names_target(name) and (self._told == "heatmap" or _one_label(leaf)):
+                continue
             if volume or pictures:
                 raise ValueError(
                     f"two batches of images: {self._names[self._place]} "
@@ -166,6 +176,16 @@ class Remembered:
                 )
             if repeated:
                 self._seen[name] = batch, size
+
+
+def names_target(name: str) -> bool:
+    """Whether an argument of that name is what the network is to find."""
+    return any(word in name.lower() for word in ("label", "target"))
+
+
+def _one_label(leaf: Tensor) -> bool:
+    """Whether these are masks `[B, 1, H, W]`."""
+    return leaf.dim() == 4 and leaf.shape[1] == 1 and not leaf.is_floating_point()
 
 
 def belongs_to(base: nn.Module, tensor: Tensor) -> bool:

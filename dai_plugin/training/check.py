@@ -16,6 +16,8 @@ from dai_plugin.layers import unwrap, why_not
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
+from dai_plugin.training.criterion import told_ignore_index
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.literal import literal_gradient, task_of
 
 _NEAR = 1e-3  # relative error of a gradient that counts as the same
@@ -32,6 +34,7 @@ class Check:
         error: why the settings do not work with this network, loop and batch; empty if
             they do.
         repeated: shapes of the arguments that go to num_views * B rows, by name.
+        targets: how each of them, and each further argument, goes with the views.
         layers: chosen ones, with the weights of their losses.
         left_out: candidates that were not chosen, and why.
         normalization: what the images are taken to carry.
@@ -47,6 +50,7 @@ class Check:
 
     error: str = ""
     repeated: dict[str, list[int]] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
     layers: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     normalization: str = ""
@@ -71,6 +75,7 @@ class Check:
         lines = {
             "result": "works" if self.ok else f"does not work: {self.error or verdict}",
             "rows": f"{self.views}: {rows}",
+            "targets": "; ".join(f"{n} {how}" for n, how in self.targets.items()),
             "layers": f"{len(self.layers)}: {shares}",
             "left out": _summary(self.left_out),
             "pixels": self.normalization,
@@ -125,7 +130,7 @@ def _try(
     network, other = copy.deepcopy(base), copy.deepcopy(base)
     judge, theirs = copy.deepcopy(criterion), copy.deepcopy(criterion)
     rows: list[Any] = []
-    arguments = Arguments(args, kwargs, base)
+    arguments = Arguments(args, kwargs, base, settings.targets)
     attachment = Attachment(network, judge, settings)
     try:
         found.layers = attachment._steps.terms.weights()
@@ -140,6 +145,12 @@ def _try(
         names = ("images", *arguments.others)
         shapes = (arguments.images, *arguments.others.values())
         found.repeated = {n: list(t.shape) for n, t in zip(names, shapes, strict=True)}
+        step = attachment._steps.current
+        assert step is not None
+        following = Follow(step, settings, ignored_by(base))
+        for name, leaf in arguments.others.items():
+            how = following.how(following.kind_of_argument(name, leaf))
+            found.targets[name] = f"{list(leaf.shape)} {how}"
         state = attachment.state_dict()
         found.normalization = f"mean {state['mean']}, std {state['std']}"
         stats = attachment.stats()
@@ -149,12 +160,13 @@ def _try(
         if not stats["criterion_calls"]:
             found.error = "the criterion did not get what the network returned"
             return
+        of_views = _targets_of_views(found, attachment, criterion, output, targets)
         total.mean().backward()  # type: ignore[no-untyped-call]
         expected = literal_gradient(
             other.train(),
             theirs,
             rows[0],
-            targets,
+            of_views,
             attachment.layers,
             settings,
             settings.layout(len(arguments.images)),
@@ -162,6 +174,29 @@ def _try(
         found.gradient_error = _worst(network, expected)
     finally:
         attachment.remove()
+
+
+def _targets_of_views(
+    found: Check, attachment: Attachment, criterion: Any, output: Any, targets: Any
+) -> list[Any]:
+    """The targets that each view's output meets; says how they came there."""
+    step, settings = attachment._steps.current, attachment.settings
+    assert step is not None
+    told = told_ignore_index(criterion, (output, targets), {})
+    following, layout = Follow(step, settings, told), step.layout
+    shapes = [t.shape for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    leaves, structure = pytree.tree_flatten_with_path(targets)
+    views: list[list[Any]] = [[] for _ in range(settings.num_views)]
+    for path, leaf in leaves:
+        own = isinstance(leaf, Tensor) and leaf.shape[:1] == (layout.images,)
+        kind = following.kind(leaf, shapes) if own else None
+        rows = following.rows(leaf, kind) if own else leaf
+        for v, view in enumerate(views):
+            view.append(rows[layout.view(v)] if own else leaf)
+        if own:
+            name = f"target{pytree.keystr(path)}"
+            found.targets[name] = f"{list(leaf.shape)} {following.how(kind)}"
+    return [pytree.tree_unflatten(view, structure) for view in views]
 
 
 def _images_in(batch: Any) -> Tensor:

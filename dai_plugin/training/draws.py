@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from dai_plugin.losses import ranks
 from dai_plugin.settings import Settings
-from dai_plugin.views.expand import expand, mix_seed
+from dai_plugin.views.expand import expand, made_together, mix_seed
+from dai_plugin.views.motion import Motion, motion_of
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import find_scheme, moves_pixels
+from dai_plugin.views.schemes import find_scheme
 
 _FIRST = 3  # steps with views in which what a scheme returns is checked
 
@@ -55,8 +56,10 @@ class Draws:
         """Counts a step in which no views are made."""
         self.number = self.upcoming + 1
 
-    def next(self, images: Tensor) -> tuple[int, Tensor]:
+    def next(self, images: Tensor) -> tuple[int, Tensor, tuple[Motion, ...]]:
         """The number of this step, and the rows `[N, ...]` of its images.
+
+        How the pixels moved of those views that moved comes with them.
 
         Raises:
             ValueError: the images are no batch, or hold NaN in the first step.
@@ -66,19 +69,23 @@ class Draws:
             _check_finite(images)
             self.rank = ranks.rank()
         self.pixels.settle(images, ranks.from_first)
-        number = self.upcoming
+        number, settings = self.upcoming, self._settings
+        layout = settings.layout(images.shape[0])
+        seed = mix_seed(self._seed, self.rank, number)
         rows = expand(
             self.pixels.prepare(images),
-            self._settings.num_views,
+            settings.num_views,
             self.scheme,
-            first_view=self._settings.first_view,
+            first_view=settings.first_view,
             normalization=self.pixels.known or Normalization(),
-            seed=mix_seed(self._seed, self.rank, number),
-            check=number < _FIRST * self._settings.every,
-            viewed=self._settings.layout(images.shape[0]).viewed,
+            seed=seed,
+            check=number < _FIRST * settings.every,
+            viewed=layout.viewed,
         )
         self.number = number + 1
-        return number, rows
+        blocks = made_together(images, layout, settings.first_view, seed)
+        motions = [motion_of(self.scheme, each) for each in blocks]
+        return number, rows, tuple(each for each in motions if each is not None)
 
     @contextmanager
     def replay(self, enabled: bool = True) -> Iterator[None]:
@@ -88,21 +95,6 @@ class Draws:
             yield
         finally:
             self._replaying = before
-
-    def refuse_dense(self, target: Tensor, images: int) -> None:
-        """Raises if the target of so many images has pixels, which views move apart.
-
-        Raises:
-            ValueError: so it is.
-        """
-        dense = target.dim() > 2 and target.shape[0] == images
-        augmented = self._settings.first_view == "augmented"
-        moved = self._settings.num_views > 1 or augmented
-        if dense and moved and moves_pixels(self.scheme):
-            raise ValueError(
-                f"targets of shape {list(target.shape)} belong to pixels, which the "
-                f'scheme moves ({self.scheme}); use scheme="photometric"'
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, step and input range: plain numbers."""

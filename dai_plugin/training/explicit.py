@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training.follow import Follow
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps, say_if_unused
@@ -64,25 +65,33 @@ class DataAugmentationInvariance:
 
         Args:
             images: `[B, C, H, W]`.
-            targets: `[B, ...]`; left out, the rows are returned alone.
+            targets: `[B, ...]`; left out, the rows are returned alone. Those that
+                belong to pixels move with their views (`Settings.targets`), outside
+                the image masks get `Settings.ignore_index`, or -100.
 
         Raises:
-            ValueError: the images are no batch, hold NaN in the first step, or dense
-                targets meet a scheme that moves pixels.
+            ValueError: the images are no batch, hold NaN in the first step, or are
+                moved in a way that the targets cannot follow.
             RuntimeError: the second step in a row whose loss was not trained.
         """
         steps = self._steps
         if steps.active and not steps.draws.due:
             steps.skip()
         elif steps.active:
-            if targets is not None:
-                steps.draws.refuse_dense(targets, images.shape[0])
-            self._targets = targets
             step, images = steps.open(images)
-            if targets is not None:
-                targets = step.layout.repeat(targets)
             step.ran = False
+            self._targets = targets
+            if targets is not None:
+                targets = self._follow(step, targets)
         return images if targets is None else (images, targets)
+
+    def _follow(self, step: Step, targets: Tensor) -> Tensor:
+        following = Follow(step, self.settings)
+        try:
+            return following.rows(targets, following.kind(targets))
+        except BaseException:
+            self._steps.discard()
+            raise
 
     def loss(self, task: Tensor) -> Tensor:
         """The objective from the task loss on all rows.

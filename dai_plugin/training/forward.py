@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.training.arguments import Arguments, Remembered
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.hooks import Hook, in_backward
+from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 from dai_plugin.training.watch import calls_of, raising
 
@@ -113,18 +115,28 @@ class Forward:
 
     def _open(self, args: Any, kwargs: Any) -> Any:
         steps = self._steps
-        arguments = Arguments(args, kwargs, steps.base)
+        arguments = Arguments(args, kwargs, steps.base, steps.settings.targets)
         self._remembered.check(arguments)
-        for name, leaf in arguments.others.items():
-            if _has_pixels(name, leaf, arguments.images):
-                steps.draws.refuse_dense(leaf, arguments.images.shape[0])
         self._loss.begin(arguments)
         step, rows = steps.open(arguments.images)
+        moved = self._moved(step, arguments)
         self._arguments = arguments
         steps.hooks.current = step
-        expanded = arguments.expanded(rows, step.layout)
+        expanded = arguments.expanded(rows, step.layout, moved)
         step.grown = arguments.grown
         return expanded
+
+    def _moved(self, step: Step, arguments: Arguments) -> dict[str, Tensor]:
+        """Those arguments that move with the views, by name, with all rows."""
+        steps = self._steps
+        following = Follow(step, steps.settings, ignored_by(steps.base))
+        try:
+            others = arguments.others.items()
+            kinds = {name: following.kind_of_argument(name, t) for name, t in others}
+            return {n: following.rows(t, kinds[n]) for n, t in others if kinds[n]}
+        except BaseException:
+            steps.discard()
+            raise
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         steps = self._steps
@@ -184,10 +196,3 @@ class Forward:
                 "gradients flow through a network in evaluation mode, without views "
                 'and invariance loss; attach with when="grad" to train it so'
             )
-
-
-def _has_pixels(name: str, leaf: Tensor, images: Tensor) -> bool:
-    """Whether an argument belongs to the pixels of the images, as masks do."""
-    named = any(word in name.lower() for word in ("label", "target", "mask"))
-    alike = leaf.shape[-2:] == images.shape[-2:]
-    return leaf.dim() > 2 and (named or alike)

@@ -3,7 +3,7 @@
 For a few images at a time: `check` compares the gradients of a run with these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ def literal_gradient(
     network: nn.Module,
     criterion: Any,
     call: tuple[Any, Any],
-    targets: Any,
+    targets: Sequence[Any],
     layers: list[str],
     settings: Settings,
     layout: Layout,
@@ -36,7 +36,7 @@ def literal_gradient(
         network: that nothing is attached to; its gradients are written.
         criterion: of the loop, or None if the network returns its loss.
         call: arguments and keywords of the network, with views.
-        targets: of the first view, for the criterion.
+        targets: of each view, for the criterion.
         layers: that were chosen.
         settings: of the run.
         layout: of the rows.
@@ -54,7 +54,7 @@ def literal_gradient(
     task, sums = _task(output, criterion, targets, settings.loss, layout)
     in_groups = [*range(viewed), *range(images, rows)]
     activations = {key: a[in_groups] for key, a in activations.items()}
-    own = _part(targets, slice(viewed), images)
+    own = _part(targets[0], slice(viewed), images)
     terms = _terms(activations, chosen, own, viewed, settings, task.device)
     terms = terms * settings.every * (images if sums else 1)
     factor = 1 - settings.multiplier(0) * settings.weight
@@ -68,18 +68,18 @@ def literal_gradient(
 
 
 def _task(
-    output: Any, criterion: Any, targets: Any, name: str | int, layout: Layout
+    output: Any, criterion: Any, targets: Sequence[Any], name: str | int, layout: Layout
 ) -> tuple[Tensor, bool]:
     """The task loss over all rows, and whether it is a sum over images."""
     rows, images, viewed = layout.rows, layout.images, layout.viewed
     if criterion is None:
         return own_loss(output, name).mean(), False
     first = _part(output, slice(images), rows)
-    loss = task_of(first, criterion, targets, name)
-    sums, task = _sums(criterion, first, targets, loss), loss.mean() * images / rows
-    for start in range(images, rows, viewed):
-        view = _part(output, slice(start, start + viewed), rows)
-        loss = task_of(view, criterion, _part(targets, slice(viewed), images), name)
+    loss = task_of(first, criterion, targets[0], name)
+    sums, task = _sums(criterion, first, targets[0], loss), loss.mean() * images / rows
+    for v in range(1, layout.num_views):
+        view = _part(output, layout.view(v), rows)
+        loss = task_of(view, criterion, targets[v], name)
         # A mean counts as often as it has rows; a sum becomes B times the mean.
         task = task + loss.mean() * (images if sums else viewed) / rows
     return task, sums

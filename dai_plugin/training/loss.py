@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from dai_plugin.training.arguments import COUNT, Arguments
-from dai_plugin.training.criterion import Call, Snapshot, told_reduction
+from dai_plugin.training.criterion import (
+    Call,
+    Snapshot,
+    told_ignore_index,
+    told_reduction,
+)
+from dai_plugin.training.follow import Follow
 from dai_plugin.training.objective import factor
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
@@ -79,6 +85,7 @@ class CriterionLoss:
         """The objective, in the place of the criterion's own loss."""
         step = self._steps.current
         assert step is not None
+        self._follow(step, match, criterion)
         match.run(call, result)
         asked = match.carries or step.layout.alone
         sums = bool(asked) and self._is_sum(match, criterion)
@@ -92,7 +99,6 @@ class CriterionLoss:
                     f"output {match.outputs.primary}"
                 )
             return match.with_loss(factor(step, self._steps.settings) * task)
-        self._refuse_dense(match)
         needed = any(term.needs_targets for term in self._steps.settings.terms)
         total = self._steps.total(
             step,
@@ -115,11 +121,24 @@ class CriterionLoss:
             self._sums = match.sums(criterion)
         return self._sums
 
-    def _refuse_dense(self, match: Call) -> None:
-        for target in match.targets:
-            # A float argument of another shape is no target (the images, say).
-            if not target.is_floating_point() or target.shape in match.shapes:
-                self._steps.draws.refuse_dense(target, match.layout.images)
+    def _follow(self, step: Step, match: Call, criterion: Any) -> None:
+        """Lets the targets that belong to pixels follow their views."""
+        settings = self._steps.settings
+        if not step.motions:
+            return
+        outside = told_ignore_index(criterion, *match.arguments)
+        following = Follow(step, settings, outside)
+        if match.carries:
+            following.check_told(match.targets, match.shapes)
+        match.follow(following)
+        if match.moved and settings.first_view == "augmented":
+            shapes = [list(t.shape) for t in match.moved.values()]
+            raise ValueError(
+                f"targets (rows {shapes}) belong to pixels, and the loop holds those "
+                'of the images as they came, while first_view="augmented" gives it the '
+                'outputs of moved ones: take first_view="clean", or the explicit form, '
+                "dai_plugin.DataAugmentationInvariance(model), whose views() moves them"
+            )
 
     def _remember(self) -> None:
         step = self._steps.current

@@ -105,8 +105,12 @@ def _cautions(scheme: Scheme | Transform, settings: Settings) -> list[str]:
     if isinstance(scheme, Scheme) and scheme.flip:
         found.append("images are flipped: wrong for digits, text, left and right")
     if moves_pixels(scheme) and settings.num_views > 1:
+        told = settings.targets
         found.append(
-            "pixels move, positions in the targets (boxes, points, angles) do not"
+            f"pixels move, and masks and {told} with them"
+            if told
+            else "pixels move, and masks with them; other positions in the targets "
+            '(boxes, points, heat maps) only with targets="boxes" and the like'
         )
     if (world_size := ranks.world_size()) > 1:
         found.append(

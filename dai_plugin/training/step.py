@@ -12,6 +12,7 @@ from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
 from dai_plugin.training.outputs import Outputs
+from dai_plugin.views.motion import Motion
 from dai_plugin.views.rows import Layout
 
 
@@ -28,6 +29,8 @@ class Step:
         rows: `[N, ...]`, the batch that the network gets, until the forward
             has ended; layers compare their sizes with its own.
         groups: of the rows.
+        motions: how the pixels of the views moved, of views that were made together,
+            in the order of the rows; none if they did not.
         grown: identities of the network's arguments that have rows, where known.
         fired: the calls of the layers in their order, once the forward has ended.
         calls: of the layers, while the forward runs.
@@ -55,6 +58,7 @@ class Step:
     layout: Layout
     rows: Tensor | None
     groups: ViewGroups
+    motions: tuple[Motion, ...] = ()
     grown: set[int] | None = None
     fired: tuple[Key, ...] = ()
     calls: list[Key] = field(default_factory=list)

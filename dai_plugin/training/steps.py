@@ -106,10 +106,11 @@ class Steps:
     def open(self, images: Tensor) -> tuple[Step, Tensor]:
         """Starts a training step: the rows `[N, C, H, W]` of the images."""
         self._begin()
-        number, rows = self.draws.next(images)
+        number, rows, motions = self.draws.next(images)
         multiplier = self.settings.multiplier(number)
         layout = self.settings.layout(images.shape[0])
-        step = Step(number, multiplier, layout, rows, self._groups(layout))
+        groups = self._groups(layout)
+        step = Step(number, multiplier, layout, rows, groups, motions)
         self.stock = False
         self.hooks.bind()
         self.multiplier, self.current = multiplier, step

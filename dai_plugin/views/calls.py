@@ -56,7 +56,7 @@ def call(
 
         def draw(number: int) -> Tensor:
             rows = plain.repeat(views, 1, 1, 1)
-            with _forked_stream(images.device, number):
+            with forked_stream(images.device, number):
                 return _usable(scheme, scheme(rows), list(rows.shape))
 
         changed = draw(seed).to(images.device)
@@ -126,7 +126,7 @@ def _repeats(changed: Tensor, pixels: Tensor) -> bool:
 
 
 @contextmanager
-def _forked_stream(device: torch.device, seed: int) -> Iterator[None]:
+def forked_stream(device: torch.device, seed: int) -> Iterator[None]:
     """Seeds the default generators of the host and of the device, and restores them."""
     accelerator = device.type != "cpu"
     with torch.random.fork_rng(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.views.calls import call
+from dai_plugin.views.motion import Views, draw
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform
 from dai_plugin.views.statistics import Normalization, check_images
@@ -79,11 +80,11 @@ def expand(
     parts, end = [images] * start, batch * start
     if start and not follow:
         rows[:end].copy_(images)
-    for number, (views, count) in enumerate(_blocks(layout, start)):
-        some, begin, end = images[:count], end, end + views * count
-        out = None if follow else rows[begin:end].view(views, *some.shape)
-        own_seed = mix_seed(seed, number) if number else seed
-        made = _make(some, scheme, normalization, own_seed, check, views, out)
+    for block in made_together(images, layout, first_view, seed):
+        begin, end = end, end + block.rows
+        out = None if follow else rows[begin:end].view(block.views, *block.shape)
+        some = images[: block.shape[0]]
+        made = _make(some, scheme, normalization, block, check, out)
         parts.append(made.flatten(0, 1))
     if not follow:
         return rows
@@ -94,29 +95,38 @@ def _idle(scheme: Scheme) -> bool:
     return not (scheme.geometric or scheme.colours)
 
 
-def _blocks(layout: Layout, start: int) -> list[tuple[int, int]]:
-    """So many views of so many images, from view `start` on."""
-    if start or not layout.alone:
-        return [(layout.num_views - start, layout.viewed)]
-    return [(1, layout.images), (layout.num_views - 1, layout.viewed)]
+def made_together(
+    images: Tensor, layout: Layout, first_view: FirstView, seed: int
+) -> list[Views]:
+    """The views that are not clean, in the order of their rows, with their seeds.
+
+    All at once, but for a first view of more images than the others have.
+    """
+    still = first_view == "clean"
+    counts = [(layout.num_views - still, layout.viewed)]
+    if not still and layout.alone:
+        counts = [(1, layout.images), (layout.num_views - 1, layout.viewed)]
+    seeds, inside = [seed, mix_seed(seed, 1)], images.shape[1:]
+    return [
+        Views(views, torch.Size((count, *inside)), seeds[number], images.device)
+        for number, (views, count) in enumerate(counts)
+    ]
 
 
 def _make(
     images: Tensor,
     scheme: Scheme | Transform,
     normalization: Normalization,
-    seed: int,
+    block: Views,
     check: bool,
-    views: int,
     out: Tensor | None,
 ) -> Tensor:
     """V views `[V, n, C, H, W]`, in `out`, or with a gradient to the images."""
+    views, seed = block.views, block.seed
     if not isinstance(scheme, Scheme):
         changed = call(scheme, images, views, normalization, seed, check=check)
         return changed.to(images.dtype) if out is None else out.copy_(changed)
-    generator = torch.Generator(images.device).manual_seed(seed)
-    count = views * images.shape[0]
-    drawn = scheme.draw(count, generator=generator, device=images.device)
+    drawn = draw(scheme, block)
     if out is None:
         return differentiable(images, scheme, drawn, normalization, views)
     return transform(images, scheme, drawn, normalization, out=out)
