@@ -78,6 +78,8 @@ def random_settings(rng):
         "seed": rng.randint(0, 2**40),
         "strict": rng.random() < 0.5,
         "loss": rng.choice(["loss", "total", 0, 2]),
+        "targets": rng.choice(["mask", "heatmap", "boxes", "keypoints"]),
+        "ignore_index": rng.choice([255, 0, -100]),
     }
     return {name: value for name, value in given.items() if rng.random() < 0.6}
 
