@@ -33,6 +33,9 @@ def network() -> nn.Module:
     built: nn.Module = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
     )
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # its own remembers more steps than are taken here
     return built
 
 
