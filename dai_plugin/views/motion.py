@@ -100,7 +100,8 @@ def move(target: Tensor, kind: Kind, motion: Motion, outside: float) -> Tensor:
     size, own = motion.made.size, (target.shape[-2], target.shape[-1])
     with torch.autocast(target.device.type, enabled=False):
         if kind == "mask":
-            return warp_masks(target, motion.sources(own), outside)
+            found = motion.sources(own).to(target.device)
+            return warp_masks(target, found, outside)
         matrices = motion.matrices().to(target.device)
         if kind == "heatmap":
             return warp_heatmaps(target, rescaled(matrices, size, own))
