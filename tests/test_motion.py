@@ -225,6 +225,9 @@ PIPELINES = {
     "filled": lambda size: K.RandomAffine(
         40.0, padding_mode="fill", fill_value=torch.ones(3), p=1.0, **NEAREST
     ),
+    "white": lambda size: K.RandomAffine(
+        40.0, padding_mode="fill", fill_value=1.0, p=1.0, **NEAREST
+    ),
     "elastic": lambda size: K.RandomElasticTransform(p=1.0, **NEAREST),
     "container": lambda size: K.AugmentationSequential(
         K.RandomVerticalFlip(), K.RandomAffine(30.0, p=0.7, **NEAREST),

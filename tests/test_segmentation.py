@@ -113,6 +113,26 @@ def test_the_objective_is_the_literal_one(name, shape):
         torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-5)
 
 
+def test_a_criterion_that_sums_over_pixels():
+    """All views at once tell so; their masks are as many then, each its own."""
+
+    def criterion(output, mask):
+        return F.cross_entropy(output, mask, ignore_index=9, reduction="sum")
+
+    net, (images, masks) = Dense(), batch_of()
+    _, motion = motion_at(0, images, Scheme(), 2)
+    own = torch.cat([masks, move(masks, "mask", motion, 9)]).split(4)
+    task, mixed = literal(
+        net, images, lambda v, o: criterion(o.split(4)[v], own[v]), Scheme(), OPTIONS
+    )
+    terms = mixed - 0.6 * task.double()
+    _, watched = attach(net, criterion, ignore_index=9, **OPTIONS)
+    total = watched(net(images), masks)
+    expected = 0.6 * task.double() + 4 * terms
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert abs(3 * terms.item()) > 1e-4 * expected.item()
+
+
 def test_several_steps_and_replay():
     """Every step has its own motion; a replayed one has the last step's."""
     net, (images, masks) = Dense(), batch_of()
