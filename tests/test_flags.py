@@ -48,7 +48,7 @@ def test_keep_rows_divides_the_batch(parse):
         (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
         (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
         (("--sync", "--beta", 0.1), "--beta 0.1 compares .* --sync brings no classes"),
-        (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be 0 or more"),
+        (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be a number"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
     ],
 )
