@@ -8,7 +8,7 @@ import torchvision
 from launches import QUICK, picture_folder, read, weights
 
 FIRST = (*QUICK, "--epochs", 1, "--output-dir")
-HEAD = ["features.24.weight", "features.24.bias"]
+HEAD = ["classifier.weight", "classifier.bias"]
 
 
 @pytest.fixture
@@ -79,20 +79,20 @@ def wider(state):
 
 
 def deeper_head(state):
-    state["features.24.weight"] = torch.zeros(10, 2, 1, 1)
+    state["classifier.weight"] = torch.zeros(10, 2, 1, 1)
 
 
 def with_two_heads(state):
-    state["features.24.bias"] = torch.zeros(4)
-    state["features.24.weight"] = torch.zeros(5, 8, 1, 1)
+    state["classifier.bias"] = torch.zeros(4)
+    state["classifier.weight"] = torch.zeros(5, 8, 1, 1)
 
 
 DAMAGES = [
     (without("features.0.weight"), r"\(missing: features\.0\.weight\)"),
     (with_more, r"\(unexpected: strange\)"),
     (wider, r"another shape: features\.0\.weight \[9, 3, 3, 3\] for \[4, 3, 3, 3\]\)"),
-    (deeper_head, r"another shape: features\.24\.weight \[10, 2, 1, 1\] for \[3, "),
-    (with_two_heads, r"another shape: features\.24\.weight \[5, .* features\.24\.bias"),
+    (deeper_head, r"another shape: classifier\.weight \[10, 2, 1, 1\] for \[3, "),
+    (with_two_heads, r"another shape: classifier\.weight \[5, .* classifier\.bias"),
 ]
 
 
