@@ -18,8 +18,8 @@ def _data(add: Add) -> None:
     add("--data-path", default="data", help="folder of the data set")
     add("--train-images", default=None, type=int, help="use so many alone")
     add("--test-images", default=None, type=int, help="use so many alone")
-    add("--train-crop-size", default=None, type=int, help="pixels, else the data's")
-    add("--val-crop-size", default=None, type=int, help="else that of training")
+    add("--train-crop-size", default=None, type=int, help="pixels, else as in testing")
+    add("--val-crop-size", default=None, type=int, help="else the data's, at most 224")
     resize = "shorter side of held-out images before the crop; training keeps the ratio"
     add("--val-resize-size", default=None, type=int, help=resize)
     kinds = ["nearest", "nearest-exact", "bilinear", "bicubic"]

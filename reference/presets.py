@@ -20,12 +20,12 @@ from dai_plugin.views.normalization import Normalization
 class Wanted:
     """What the flags, and the weights that a run starts from, ask of a preset.
 
-    None leaves the preset's own. A crop without the other is both; without a size to
-    resize to, the crop holds the same part of the picture as before.
+    None leaves the preset's own, and its share of a picture that the crop holds.
 
     Attributes:
-        train_crop: side of the square in training.
-        crop: side of the square in testing.
+        train_crop: side of the square in training; else that of testing.
+        crop: side of the square in testing; else the preset's or that of training,
+            whichever is larger and fits into `resize`.
         resize: shorter side of held-out images before the crop.
         interpolation: of the resizing, as torchvision names it.
         statistics: mean and std that the network knows.
@@ -85,7 +85,9 @@ class Preset:
         Raises:
             ValueError: the crop is larger than the images.
         """
-        crop = wanted.crop or wanted.train_crop or self.crop
+        crop = wanted.crop or max(self.crop, wanted.train_crop or 0)
+        if wanted.resize and not wanted.crop:
+            crop = min(crop, wanted.resize)
         resize = wanted.resize or round(self.resize * crop / self.crop)
         if crop > resize:
             raise ValueError(

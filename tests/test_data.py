@@ -310,7 +310,9 @@ def test_a_part_larger_than_the_whole(data, count):
 
 SIZES = [
     ({}, (12, 12), (12, 12)),
-    ({"train_crop": 8}, (8, 8), (8, 8)),
+    ({"train_crop": 8}, (8, 8), (12, 12)),
+    ({"train_crop": 20}, (20, 20), (20, 20)),
+    ({"train_crop": 4, "resize": 8}, (4, 4), (8, 8)),
     ({"train_crop": 6, "crop": 8, "resize": 12}, (6, 9), (8, 12)),
     ({"crop": 10}, (10, 10), (10, 10)),
 ]
@@ -348,7 +350,7 @@ def test_a_crop_larger_than_the_image(data, pictures):
 
     message = r"crop of 12 x 12 pixels is larger .* --val-resize-size 10, and would be"
     with pytest.raises(ValueError, match=message):
-        data.load("imagefolder", pictures, Wanted(resize=10))
+        data.load("imagefolder", pictures, Wanted(crop=12, resize=10))
     with pytest.raises(ValueError, match=r"crop of 20 x 20 .* --val-resize-size 16"):
         data.load("digits", "", Wanted(crop=20, resize=16))
 

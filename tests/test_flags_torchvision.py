@@ -1,5 +1,8 @@
 """The script takes torchvision's command lines: every flag, its default, its words."""
 
+import re
+import shlex
+
 import pytest
 from conftest import REFERENCE
 
@@ -108,6 +111,20 @@ def parse(monkeypatch):
 def test_commands_of_its_documentation(parse, command):
     """Taken as they stand there."""
     assert parse(command.split()).model == command.split()[1]
+
+
+def documented():
+    """Command lines of reference/README.md, with what the shell puts into them."""
+    text = (REFERENCE / "README.md").read_text()
+    common = re.search(r'^common="(.*)"$', text, flags=re.MULTILINE)[1]
+    found = re.findall(r"reference/train\.py (.*)$", text, flags=re.MULTILINE)
+    return [c.replace("$common", common).replace("$alpha", "0.1") for c in found]
+
+
+@pytest.mark.parametrize("command", documented())
+def test_commands_of_our_documentation(parse, command):
+    """Every flag in them exists."""
+    assert parse(shlex.split(command.replace("$seed", "1"))).epochs < 400
 
 
 def test_every_flag_is_in_the_help(parse, capsys):
