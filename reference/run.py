@@ -12,7 +12,7 @@ import torch
 import weights
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from faults import Watch
+from faults import Watch, first_then_all
 from loaders import TrainingBatches, test_batches
 from meters import Tally
 from network import start
@@ -101,9 +101,8 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""
     sharding.check(args, accelerator)
     set_seed(args.seed)
-    with accelerator.local_main_process_first():  # who downloads, if anyone has to
-        pretrained = weights.read(args)
-        images = _images(args, pretrained)
+    pretrained = first_then_all(weights.read, args)
+    images = first_then_all(_images, args, pretrained)
     rank, processes = accelerator.process_index, accelerator.num_processes
     augment = augmentations.of_image(args, images.preset.mean)
     training = TrainingBatches(images.train, args, augment, rank, processes)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import REFERENCE
-from launches import QUICK, read
+from launches import QUICK, assert_same_end, read
 from torchvision.transforms import v2
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -131,12 +131,16 @@ def test_an_image_depends_on_its_place_alone(train, workers):
     assert any(not torch.equal(found[target], again[target]) for target in found)
 
 
-def test_a_run_with_all_of_them(train, tmp_path):
-    """Trains with attach; mixed targets, erased and augmented images, repeated."""
-    train(
-        *QUICK, "--epochs", 1, "--train-images", 300, "--auto-augment", "ta_wide",
-        "--random-erase", 0.5, "--mixup-alpha", 0.2, "--cutmix-alpha", 1.0,
-        "--ra-sampler", "--ra-reps", 2, "--workers", 0, "--output-dir", tmp_path,
+def test_a_run_with_all_of_them_goes_on(train, tmp_path):
+    """Augmented, erased, mixed and repeated images are the same after a resume."""
+    flags = (
+        *QUICK, "--train-images", 300, "--auto-augment", "ta_wide", "--random-erase",
+        0.5, "--mixup-alpha", 0.2, "--cutmix-alpha", 1.0, "--ra-sampler", "--ra-reps",
+        2, "--workers", 0, "--output-dir",
     )  # fmt: skip
-    (row,) = read(tmp_path)
-    assert 0 < float(row["layer:features.23"]) < 2
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    train(*flags, parts, "--epochs", 1)
+    train(*flags, parts, "--epochs", 2, "--resume", "auto")
+    train(*flags, whole, "--epochs", 2)
+    assert_same_end(parts, whole)
+    assert all(0 < float(row["layer:features.23"]) < 2 for row in read(whole))
