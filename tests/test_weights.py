@@ -5,17 +5,20 @@ import re
 import pytest
 import torch
 import torchvision
+from conftest import script
 from launches import QUICK, picture_folder, read, weights
 
 FIRST = (*QUICK, "--epochs", 1, "--output-dir")
 HEAD = ["classifier.weight", "classifier.bias"]
 
 
-@pytest.fixture
-def trained(train, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A run on the ten digits."""
-    train(*FIRST, tmp_path / "first")
-    return tmp_path / "first"
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch)(*FIRST, folder)
+    return folder
 
 
 @pytest.fixture
@@ -197,25 +200,33 @@ def downloaded(train, monkeypatch, tmp_path):
 
     torch.manual_seed(3)
     for name in ("resnet18", "googlenet"):
-        options = {} if name == "resnet18" else {"init_weights": True}
+        options = {} if name == "resnet18" else {"init_weights": False}
         sent[name] = torchvision.models.get_model(name, **options).state_dict()
     monkeypatch.setattr(_api, "load_state_dict_from_url", send)
     return sent
 
 
-@pytest.mark.parametrize("name", ["DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_weights_by_name(downloaded, tmp_path, capsys, name, train):
-    """torchvision's, with the normalisation that they were trained with."""
+def test_weights_by_name(downloaded, tmp_path, capsys, train):
+    """Torchvision's, with the normalisation that they were trained with."""
     train(
-        *QUICK, "--width", 1, "--model", "resnet18", "--weights", name, "--lr", 0,
+        *QUICK, "--width", 1, "--model", "resnet18", "--weights", "DEFAULT", "--lr", 0,
         "--train-images", 32, "--epochs", 1, "--output-dir", tmp_path,
     )  # fmt: skip
     assert "120 of 122 tensors from torchvision's ResNet18_" in capsys.readouterr().out
     saved = torch.load(tmp_path / "model.pth", weights_only=True)
-    sent = downloaded["resnet18"]
-    assert torch.equal(saved["model"]["layer4.1.conv2.weight"],
-                       sent["layer4.1.conv2.weight"])  # fmt: skip
+    for name in ("conv1.weight", "layer4.1.conv2.weight"):
+        assert torch.equal(saved["model"][name], downloaded["resnet18"][name])
     assert saved["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("name", ["IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_names_of_weights(downloaded, name):
+    """With or without the name of their list, as torchvision takes them."""
+    import weights as reference
+    from flags import parse
+
+    found = reference.read(parse(["--model", "resnet18", "--weights", name]))
+    assert found.source == "torchvision's ResNet18_Weights.IMAGENET1K_V1"
 
 
 @pytest.mark.filterwarnings("ignore:auxiliary heads in the pretrained googlenet")
