@@ -1,5 +1,6 @@
 """Fine-tuning: weights by name and from files, new heads, frozen parameters."""
 
+import random
 import re
 
 import pytest
@@ -171,6 +172,25 @@ def test_testing_weights(train, trained, capsys):
     train(*QUICK, "--test-only", "--weights", trained / "model.pth")
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x[:5] == "Test:"]
     assert f"Acc@1 {float(read(trained)[0]['acc1']):.3f} " in line
+
+
+def test_damaged_files(start, trained, tmp_path):
+    """Cut or overwritten anywhere: one error that names the file, or its weights."""
+    whole, chance = (trained / "model.pth").read_bytes(), random.Random(0)
+    path, told = tmp_path / "damaged.pth", []
+    for i in range(60):
+        damaged = bytearray(whole)
+        if i % 2:
+            del damaged[chance.randrange(len(whole)) :]
+        for _ in range(40):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            start(path, 10)
+        except ValueError as error:
+            told.append(str(error))
+    assert len(told) > 40
+    assert all(f"{path} " in message for message in told)
 
 
 NAMES = [

@@ -107,8 +107,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         # torchvision's reference script stores its arguments as a Namespace.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+    # What damaged bytes lead to is not for torch to foresee: errors of any kind.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} holds no weights ({reason})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, no state_dict")
