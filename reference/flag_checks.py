@@ -75,17 +75,18 @@ def check(args: argparse.Namespace) -> None:
     for name, (low, high) in RANGES.items():
         _within(name, getattr(args, name), low, high)
     _check_device(args.device)
-    mixed = args.mixup_alpha or args.cutmix_alpha
-    if mixed and args.beta:
-        raise ValueError(
-            f"--beta {args.beta} needs images of one class each, and --mixup-alpha or "
-            f"--cutmix-alpha {mixed} mixes them: leave one of the two out"
-        )
-    if args.sync and args.beta:
-        raise ValueError(
-            f"--beta {args.beta} compares images of one class, and --sync brings no "
-            "classes together over the processes: leave one of the two out"
-        )
+    by_class = f"--beta {args.beta}" if args.beta else "--term class"
+    if args.beta or args.term == "class":
+        if mixed := args.mixup_alpha or args.cutmix_alpha:
+            raise ValueError(
+                f"{by_class} needs images of one class each, and --mixup-alpha or "
+                f"--cutmix-alpha {mixed} mixes them: leave one of the two out"
+            )
+        if args.sync:
+            raise ValueError(
+                f"{by_class} compares images of one class, and --sync brings no "
+                "classes together over the processes: leave one of the two out"
+            )
     if args.amp and args.mixed_precision:
         raise ValueError(
             "--amp and --mixed-precision say the same thing: leave one of the two out"

@@ -10,6 +10,8 @@ from typing import Any
 import augmentations
 import data
 
+from dai_plugin.losses.terms import NAMES
+
 Add = Callable[..., Any]
 
 
@@ -53,10 +55,17 @@ def _augmentation(add: Add) -> None:
 
 def _method(add: Add) -> None:
     add("--num-views", default=2, type=int, help="of each image in a step; 1: no terms")
+    add(
+        "--term",
+        default="ratio",
+        choices=NAMES,
+        help="what alpha weighs; docs/terms.md",
+    )
     add("--alpha", default=0.1, type=float, help="weight of the invariance losses")
     add("--alpha-warmup-epochs", default=0, type=int, help="alpha rises from 0 so long")
     add("--beta", default=0.0, type=float, help="weight of the class-wise ones")
-    add("--layers", nargs="+", default=["auto"], help="names or patterns")
+    words = "auto, last, penultimate, output; or names and patterns"
+    add("--layers", nargs="+", default=["auto"], help=words)
     add("--layer-weights", default="exponential", help="or linear, uniform")
     add("--last-to-first", default=10.0, type=float)
     add("--scheme", default="heavier", help="or light, photometric, halved")

@@ -156,6 +156,7 @@ def attach(
         model,
         criterion,
         num_views=args.num_views,
+        term=args.term,
         # One view has no other to be like: the plain loop.
         alpha=args.alpha if args.num_views > 1 else 0.0,
         beta=args.beta,

@@ -184,3 +184,20 @@ def test_a_later_start(train, tmp_path):
     whole, late = read(tmp_path / "whole"), read(tmp_path / "late")
     assert [row["epoch"] for row in late] == ["2", "3"]
     assert [row["lr"] for row in late] == [row["lr"] for row in whole[2:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "layer"),
+    [
+        (("--term", "jsd"), "output of the network"),
+        (("--term", "cosine", "--layers", "last"), "features.23"),
+        (("--layers", "penultimate"), "input of classifier"),
+    ],
+)
+def test_terms_and_words_for_layers(train, tmp_path, flags, layer):
+    """What `attach` takes, the script takes; its metrics are of the layer meant."""
+    train(*QUICK, "--epochs", 1, *flags, "--output-dir", tmp_path)
+    (row,) = read(tmp_path)
+    assert [name for name in row if name.startswith("layer:")] == [f"layer:{layer}"]
+    shown = 0.9 * float(row["task_loss"]) + 0.1 * float(row[f"layer:{layer}"])
+    assert float(row["loss"]) == pytest.approx(shown, rel=1e-3)

@@ -161,6 +161,8 @@ REFUSED = [
     ("--seed -5", "--seed -5 must lie between 0 and 4294967295"),
     ("--train-crop-size 0", "--train-crop-size 0 must be"),
     ("--cutmix-alpha 1 --beta 0.1", "--beta 0.1 needs images of one class each"),
+    ("--mixup-alpha 1 --term class", "--term class needs images of one class each"),
+    ("--sync --term class", "--term class compares images of one class, and --sync"),
     ("--amp --mixed-precision bf16", "say the same thing: leave one of the two out"),
     ("--start-epoch 5 --epochs 5", "--start-epoch 5 leaves nothing of --epochs 5"),
     ("--device tpu0", "--device tpu0 is no device: give cpu"),
