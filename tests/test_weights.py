@@ -1,5 +1,6 @@
 """Fine-tuning: weights by name and from files, new heads, frozen parameters."""
 
+import argparse
 import random
 import re
 
@@ -59,12 +60,13 @@ def test_files_of_the_script(start, trained, name, num_classes):
     assert told.endswith(ends if new else name)
 
 
-@pytest.mark.parametrize("wrapped", [None, "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("wrapped", [None, "model", "state_dict", "model_state_dict"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_files_of_other_loops(start, trained, tmp_path, wrapped, prefix):
     """A state dict alone or under a key, with or without a wrapper's names."""
     state = {f"{prefix}{key}": value for key, value in weights(trained).items()}
-    torch.save({wrapped: state, "epoch": 3} if wrapped else state, tmp_path / "w.pt")
+    others = {"epoch": 3, "args": argparse.Namespace(lr=0.1)}  # as torchvision's script
+    torch.save({wrapped: state, **others} if wrapped else state, tmp_path / "w.pt")
     model, _, _ = start(tmp_path / "w.pt", 10)
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[prefix + key])
