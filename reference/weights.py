@@ -93,9 +93,7 @@ def take(model: nn.Module, found: Pretrained, num_classes: int) -> str:
             f"{type(model).__name__} ({listed}); give the --model (and --width) that "
             "they were trained with"
         )
-    model.load_state_dict(
-        {k: own[k] if k in head else state[k] for k in own}, strict=True
-    )
+    model.load_state_dict({k: own[k] if k in head else state[k] for k in own})
     told = f"weights: {len(own) - len(head)} of {len(own)} tensors from {found.source}"
     if not head:
         return told
@@ -131,7 +129,8 @@ def _named(name: str, model: str) -> Pretrained:
     options = {"aux_logits": True} if model in models.AUXILIARY else {}
     try:
         network = torchvision.models.get_model(model, weights=wanted, **options)
-    except OSError as error:
+    # A download that is cut short is a RuntimeError: its hash is another.
+    except (OSError, RuntimeError) as error:
         raise OSError(
             f"--weights {name} cannot be downloaded from {wanted.url} ({error}): fetch "
             "the file where there is a network, and give its path"
