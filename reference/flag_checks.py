@@ -16,6 +16,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "batch_size",
             "ra_reps",
             "num_views",
+            "every",
             "lr_step_size",
             "gradient_accumulation_steps",
             "model_ema_steps",

@@ -55,11 +55,13 @@ def _augmentation(add: Add) -> None:
 
 def _method(add: Add) -> None:
     add("--num-views", default=2, type=int, help="of each image in a step; 1: no terms")
+    add("--every", default=1, type=int, help="only each k-th step has views and terms")
+    add("--share", default=1.0, type=float, help="of the images that get further views")
     add(
         "--term",
         default="ratio",
         choices=NAMES,
-        help="what alpha weighs; docs/terms.md",
+        help="what alpha weighs, docs/terms.md",
     )
     add("--alpha", default=0.1, type=float, help="weight of the invariance losses")
     add("--alpha-warmup-epochs", default=0, type=int, help="alpha rises from 0 so long")

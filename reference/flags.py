@@ -22,6 +22,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """
     arguments = [_hyphens(argument) for argument in arguments]
     parser = argparse.ArgumentParser(
+        usage="train.py [flags]  (--help lists them)",
         description="Training with data augmentation invariance",
         formatter_class=Defaults,
         allow_abbrev=False,

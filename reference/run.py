@@ -156,6 +156,8 @@ def attach(
         model,
         criterion,
         num_views=args.num_views,
+        every=args.every,
+        share=args.share,
         term=args.term,
         # One view has no other to be like: the plain loop.
         alpha=args.alpha if args.num_views > 1 else 0.0,
