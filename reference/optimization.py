@@ -1,10 +1,12 @@
 """What changes the weights: optimizer, learning-rate schedule, average of weights."""
 
 import argparse
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from parameters import decay_groups
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -12,9 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 def build_optimizer(
     model: nn.Module, args: argparse.Namespace
 ) -> torch.optim.Optimizer:
-    """The optimizer of `--opt`."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    common: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay}
+    """The optimizer of `--opt`, with the weight decay of each kind of parameter."""
+    parameters = decay_groups(model, args)
+    common: dict[str, Any] = {"lr": args.lr}
     if args.opt == "adamw":
         return torch.optim.AdamW(parameters, **common)
     common["momentum"] = args.momentum
@@ -26,7 +28,21 @@ def build_optimizer(
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of `--lr-scheduler`, stepped once an epoch, after its warm-up."""
+    """The schedule of `--lr-scheduler`, stepped once an epoch, after its warm-up.
+
+    With `--start-epoch` it is where that epoch finds it.
+    """
+    schedule = _schedule(optimizer, args)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        for _ in range(args.start_epoch):
+            schedule.step()
+    return schedule
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, args: argparse.Namespace
+) -> torch.optim.lr_scheduler.LRScheduler:
     schedules = torch.optim.lr_scheduler
     warmup = args.lr_warmup_epochs
     main_schedule = {

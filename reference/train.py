@@ -17,41 +17,33 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import augmentations
 import best
 import checkpoints
+import machine
+import models
 import output
 import recording
 import scoring
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import gather_object
 from evaluation import test
-from faults import Interrupted, guarded, on_first, rejoin
+from faults import Interrupted, guarded, on_first
 from flags import parse
 from meters import Pace
 from run import Run, assemble
 from torch import Tensor
-from torchvision.transforms import v2
 
 
 def main(args: argparse.Namespace) -> None:
     """Trains, tests and saves."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    on_cpu = args.device == "cpu" or not torch.cuda.is_available()
-    timeout = timedelta(seconds=args.timeout)
-    rejoin("gloo" if on_cpu else "nccl", timeout)
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=args.mixed_precision,
-        log_with=recording.trackers(args.report_to),
-        project_dir=args.output_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
-    )
+    accelerator = machine.prepare(args)
     # What is only tested writes nothing.
     with nullcontext() if args.test_only else output.locked(Path(args.output_dir)):
         run, told = set_up(args, accelerator)
         recording.describe(run)
-        for line in told:
+        for line in (*machine.mapped(args, accelerator), *run.notes, *told):
             run.say(line)
         with run.watch:
             try:
@@ -124,14 +116,13 @@ def train_epoch(run: Run) -> dict[str, Any]:
     pace = Pace(name, args.print_freq, accelerator.is_main_process)
     first, seen = progress.step, progress.tally.seen
     batches = run.training.epoch(progress.epoch, first)
-    mixup = mix(args.mixup_alpha, run.images.num_classes)
+    mix = augmentations.of_batch(args, run.images.num_classes)
     problem = ""
     for i, shown, batch in pace.over(batches, progress.tally, first, run.batches):
         window, last = window_of(i, run.batches, args.gradient_accumulation_steps)
         with nullcontext() if last else accelerator.no_sync(run.model):
-            images, targets = mixup(*prepared(run, *batch))
-            outputs = run.model(images)
-            loss = run.criterion(outputs, targets)
+            images, targets = mix(*prepared(run, *batch))
+            loss, outputs = loss_of(run, run.model(images), targets)
             accelerator.backward(loss / window)
         problem = measure(run, pace, shown, outputs, targets) or problem
         if last:
@@ -158,11 +149,17 @@ def prepared(run: Run, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     return images, targets
 
 
-def mix(alpha: float, num_classes: int) -> Any:
-    """Mixup of a batch, or nothing for alpha 0."""
-    if alpha:
-        return v2.MixUp(alpha=alpha, num_classes=num_classes)
-    return lambda images, targets: (images, targets)
+def loss_of(run: Run, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and the output that it is about; auxiliary heads count by their weight.
+
+    With `attach`, the invariance losses come with the first of the calls.
+    """
+    main, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = run.criterion(main, targets)
+    for head in heads:
+        weight = models.AUXILIARY[run.args.model]
+        loss = loss + weight * run.criterion(head, targets)
+    return loss, main
 
 
 def window_of(batch: int, batches: int, steps: int) -> tuple[int, bool]:

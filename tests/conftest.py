@@ -72,7 +72,12 @@ def loader():
 @pytest.fixture
 def train(monkeypatch):
     """The script's `main` on a command line, in this process."""
-    monkeypatch.syspath_prepend(str(REFERENCE))
+    return script(monkeypatch)
+
+
+def script(patch):
+    """The same for fixtures that live longer than a test."""
+    patch.syspath_prepend(str(REFERENCE))
     import train
 
     def run(*arguments):
