@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import rivals
 import torch
@@ -149,23 +150,44 @@ class Method(Step):
 
     scheme = dai_plugin.Scheme.heavier()
     term: object = "ratio"
+    options: ClassVar[dict[str, Any]] = {}
 
     def prepare(self) -> None:
         """Hooks the layers."""
+        given = {
+            "num_views": self.setting.views,
+            "term": self.term,
+            "layers": self.setting.layers,
+            "scheme": self.scheme,
+            "mean": 0.0,
+            "std": 1.0,
+        }
         self.dai = dai_plugin.DataAugmentationInvariance(
-            self.network,
-            num_views=self.setting.views,
-            term=self.term,
-            layers=self.setting.layers,
-            scheme=self.scheme,
-            mean=0.0,
-            std=1.0,
+            self.network, **{**given, **self.options}
         )
 
     def loss(self) -> Tensor:
         """Task loss and invariance losses of fresh views."""
         rows, self.labels = self.dai.views(self.images, self.targets)
         return self.dai.loss(self.task(rows))
+
+
+class Twice(Method):
+    """A second view of every image, whatever the views of the plain step."""
+
+    options: ClassVar[dict[str, Any]] = {"num_views": 2, "first_view": "clean"}
+
+
+class Seldom(Twice):
+    """In one of four steps."""
+
+    options: ClassVar[dict[str, Any]] = {**Twice.options, "every": 4}
+
+
+class Some(Twice):
+    """Of a quarter of the images."""
+
+    options: ClassVar[dict[str, Any]] = {**Twice.options, "share": 0.25}
 
 
 class LossOnly(Method):
@@ -302,6 +324,9 @@ ARMS: dict[str, type[Step]] = {
     "bandwidth floor": Floor,
     "views": Views,
     "method": Method,
+    "M = 2": Twice,
+    "M = 2, every=4": Seldom,
+    "M = 2, share=.25": Some,
     "pairwise loss": Hooked,
     "closed form, autograd": ClosedForm,
     "kornia and pairwise": KorniaPairwise,

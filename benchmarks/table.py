@@ -20,6 +20,12 @@ END = "<!-- until here -->"
 Target = tuple[str, str, str, str, float | str]
 QUARTER, THIN = "All-CNN-C, width 1/4", "WRN-28-10, width 1/10"
 LOSS, SAVED, OF_FLOOR = "invariance loss", "saved tensors", "loss / bandwidth floor"
+SELDOM, SOME = "M = 2, every=4", "M = 2, share=.25"
+ROWS = {"M = 2": 2.0, SELDOM: 1.25, SOME: 1.25}  # over images, on average
+_SPENT: list[Target] = [
+    ("overhead", "All-CNN-C, 128 images", arm, "<=", 1.02 * ROWS[arm])
+    for arm in (SELDOM, SOME)
+]
 TARGETS: dict[str, list[Target]] = {
     "cpu": [
         ("overhead", "All-CNN-C", LOSS, "<=", 1.02),
@@ -34,6 +40,7 @@ TARGETS: dict[str, list[Target]] = {
         ("views", "32", "kornia", ">=", 3.0),
         ("views", "224", "kornia", ">=", 1.5),
         ("scores", "10240", "invariance_scores", "<=", 1.15),
+        *_SPENT,
     ],
     "cuda": [
         ("overhead", "All-CNN-C, compiled", LOSS, "<=", 1.06),
@@ -43,6 +50,7 @@ TARGETS: dict[str, list[Target]] = {
         ("overhead", "ResNet-50", OF_FLOOR, "<=", 1.2),
         ("views", "32", "kornia", ">=", 5.0),
         ("views", "224", "kornia", ">=", 5.0),
+        *_SPENT,
     ],
 }
 
@@ -64,6 +72,7 @@ def lines(results: dict[str, dict]) -> Iterator[str]:
     """Markdown tables of all suites, each with what it was measured on."""
     if "overhead" in results:
         yield from overhead(results["overhead"])
+        yield from spent(results["overhead"])
     for suite, headline in (
         ("views", "{rows} rows of {side} x {side} pixels, heavier scheme"),
         ("scores", "{images} images, All-CNN-C at quarter width, 5 transformations"),
@@ -74,7 +83,7 @@ def lines(results: dict[str, dict]) -> Iterator[str]:
 
 def overhead(result: dict) -> Iterator[str]:
     """A row an arm, a column a network: the step's time as a ratio to plain."""
-    cases = result["cases"]
+    cases = [case for case in result["cases"] if SELDOM not in case["seconds"]]
     arms = dict.fromkeys(arm for case in cases for arm in case["seconds"])
     yield f"Training step, as a ratio to the plain step ({about(result)}):\n"
     yield "| | " + " | ".join(title(case) for case in cases) + " |"
@@ -93,6 +102,23 @@ def overhead(result: dict) -> Iterator[str]:
     yield "| saved for the backward | " + " | ".join(saved) + " |"
     peak = [growth(case["peak_mib"]) for case in cases]
     yield "| peak memory of a process | " + " | ".join(peak) + " |\n"
+
+
+def spent(result: dict) -> Iterator[str]:
+    """What steps with fewer views take, beside their rows over the images."""
+    cases = [case for case in result["cases"] if SELDOM in case["seconds"]]
+    if not cases:
+        return
+    yield f"Training step, as a ratio to that without views ({about(result)}):\n"
+    yield f"| images | plain step | {' | '.join(ROWS)} | noise |"
+    yield "|---|---:|" + "---:|" * (len(ROWS) + 1)
+    shares = [f"{rows:g}" for rows in ROWS.values()]
+    yield f"| *rows over images* | 1 | {' | '.join(shares)} | |"
+    for case in cases:
+        ratios = [cell(case, arm) for arm in (*ROWS, timing.AGAIN)]
+        milliseconds = f"{1e3 * median(case, 'plain'):.0f} ms"
+        yield f"| {title(case)} | {milliseconds} | {' | '.join(ratios)} |"
+    yield ""
 
 
 def simple(result: dict, headline: str) -> Iterator[str]:

@@ -46,6 +46,10 @@ class OverridesCall(nn.CrossEntropyLoss):
 
 REFUSED_AT_ATTACH = [
     ({"num_views": 0}, ValueError, "num_views must be at least 1, got 0"),
+    ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+    ({"share": 0.0}, ValueError, "share must lie in (0, 1], got 0.0"),
+    ({"share": 1.5}, ValueError, "share must lie in (0, 1], got 1.5"),
+    ({"share": float("nan")}, ValueError, "share must lie in (0, 1], got nan"),
     ({"alpha": 1.5}, ValueError, "alpha and beta must lie in [0, 1]"),
     ({"beta": -0.1}, ValueError, "got alpha=0.1, beta=-0.1"),
     ({"alpha": 0.7, "beta": 0.4}, ValueError, "and so must their sum"),
@@ -74,6 +78,8 @@ REFUSED_AT_ATTACH = [
     ({"mean": 0.5}, ValueError, "give mean and std together"),
     ({"mean": 0.5, "std": 0.0}, ValueError, "std must be positive"),
     ({"num_views": 2.5}, TypeError, "num_views must be an int, got 2.5"),
+    ({"every": 2.0}, TypeError, "every must be an int, got 2.0"),
+    ({"every": True}, TypeError, "every must be an int, got True"),
     ({"criterion": nn.CrossEntropyLoss}, TypeError, "instance: CrossEntropyLoss()"),
     ({"criterion": 3}, TypeError, "criterion must be a module, a callable, or None"),
     ({"criterion": OverridesCall()}, TypeError, "overrides __call__, which bypasses"),

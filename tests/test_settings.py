@@ -53,6 +53,8 @@ def random_settings(rng):
     triple = [round(rng.random(), 3) for _ in range(3)]
     given = {
         "num_views": rng.randint(1, 16),
+        "every": rng.randint(1, 9),
+        "share": rng.choice([1.0, 0.25, 1 - rng.random()]),
         "alpha": alpha,
         "beta": round(rng.random() * (1 - alpha), 3),
         "layers": rng.choice(["auto", "features.*", ["a", "b.c"]]),

@@ -256,6 +256,24 @@ def test_the_explicit_form(net, batch):
     assert total.item() == pytest.approx((0.7 * task + 0.3 * terms).item(), rel=1e-5)
 
 
+def test_a_term_of_ones_own():
+    """Gets the activations and the targets of the images with further views."""
+    net, criterion, seen = Plain(), nn.CrossEntropyLoss(), []
+
+    def term(activations, targets):
+        seen.append((activations, targets))
+        return activations.square().mean()
+
+    attach(net, criterion, num_views=3, share=0.5, term=term, **OPTIONS)
+    images, labels = torch.rand(5, 3, 6, 6), torch.arange(5)
+    criterion(net(images), labels)
+    activations, targets = seen[0]
+    rows, _ = net.seen
+    kept = [0, 1, 5, 6, 7, 8]
+    assert torch.equal(activations, rows[kept].unflatten(0, (3, 2)))
+    assert targets.tolist() == [0, 1]
+
+
 def noisy(images):
     return images + torch.rand_like(images) / 50
 

@@ -93,10 +93,13 @@ def test_hugging_face_trainer(tmp_path, name, accumulation):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_hugging_face_without_terms_is_stock_on_the_rows(tmp_path, name, accumulation):
+@pytest.mark.parametrize(("share", "count"), [(1.0, 6), (0.5, 4)])
+def test_hugging_face_without_terms_is_stock_on_the_rows(
+    tmp_path, name, accumulation, share, count
+):
     """alpha=0: the run is the stock Trainer's on the very rows, losses and weights."""
     net, images, labels = NETWORKS[name](), [], []
-    attach(net, **OPTIONS | {"alpha": 0.0, "num_views": 3})
+    attach(net, **OPTIONS | {"alpha": 0.0, "num_views": 3, "share": share})
 
     def keep(_, args, kwargs):
         if torch.is_grad_enabled():  # else a look at sizes, which trains nothing
@@ -105,11 +108,11 @@ def test_hugging_face_without_terms_is_stock_on_the_rows(tmp_path, name, accumul
 
     net.register_forward_pre_hook(keep, with_kwargs=True)
     losses = run(net, tmp_path / "ours", noise(), accumulation)
-    assert {len(rows) for rows in (*images, *labels)} == {6}
+    assert {len(rows) for rows in (*images, *labels)} == {count}
     assert len(images) == attached(net).stats()["criterion_calls"] == 18
     assert attached(net).stats()["missed"] == 0
     rows, stock = Pictures(torch.cat(images), torch.cat(labels)), NETWORKS[name]()
-    expected = run(stock, tmp_path / "stock", rows, accumulation, 6, epochs=1)
+    expected = run(stock, tmp_path / "stock", rows, accumulation, count, epochs=1)
     assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for ours, theirs in zip(net.parameters(), stock.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
@@ -123,6 +126,20 @@ def test_hugging_face_one_view_is_the_stock_run(tmp_path, name, accumulation):
     attach(net, num_views=1, alpha=0.0, scheme=lambda x: x, mean=0.0, std=1.0)
     expected = run(stock, tmp_path / "stock", noise(), accumulation)
     assert run(net, tmp_path / "ours", noise(), accumulation) == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_hugging_face_steps_without_views_are_the_stock_run(
+    tmp_path, name, accumulation
+):
+    """every=k, before views are due: the same losses, to the bit."""
+    stock, net = NETWORKS[name](), NETWORKS[name]()
+    attachment = attach(net, **OPTIONS | {"every": 100})
+    attachment.load_state_dict({**attachment.state_dict(), "step": 1})
+    expected = run(stock, tmp_path / "stock", noise(), accumulation)
+    assert run(net, tmp_path / "ours", noise(), accumulation) == expected
+    assert attachment.stats()["stock"] == 18
 
 
 def test_hugging_face_accumulation_keeps_the_weight_of_the_terms(tmp_path):

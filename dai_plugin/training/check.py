@@ -33,7 +33,7 @@ class Check:
     Attributes:
         error: why the settings do not work with this network, loop and batch; empty if
             they do.
-        repeated: shapes of the arguments that go to num_views * B rows, by name.
+        repeated: shapes of the arguments that go to a row a view, by name.
         targets: how each of them, and each further argument, goes with the views.
         layers: chosen ones, with the weights of their losses.
         left_out: candidates that were not chosen, and why.
