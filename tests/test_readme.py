@@ -52,9 +52,10 @@ def test_snippets_of_the_pages_run(page, loader):
         names["model"], names["criterion"] = SmallNet(), nn.CrossEntropyLoss()
         exec(snippet, names)
         if "attach(" in snippet:
-            loss = names["criterion"](names["model"](images), targets)
-            loss.backward()
-            assert dai_plugin.attached(names["model"]).stats()["criterion_calls"] == 1
+            stats = dai_plugin.attached(names["model"]).stats
+            if not stats()["forwards"]:  # the loop is the reader's
+                names["criterion"](names["model"](images), targets).backward()
+            assert stats()["criterion_calls"] == stats()["forwards"] == 1
 
 
 @pytest.mark.parametrize("line", commands("dai-plugin"))
