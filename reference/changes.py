@@ -7,7 +7,7 @@ NETWORK = {
     "model": "the network's weights",
     "width": "the network's weights",
     "classes": "the network's weights",
-    "model_ema": "averaged weights, or none",
+    "model_ema": "the averaged weights",
 }
 # State that goes on in any case, and belongs to one value alone.
 ALWAYS = NETWORK | {
@@ -100,7 +100,7 @@ def check(was: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
     found = differences(was, now)
     _refuse(ALWAYS, found)
     if step:
-        _refuse(WITHIN_AN_EPOCH, found, f" (batch {step} of {was['batches']})")
+        _refuse(WITHIN_AN_EPOCH, found, f", batch {step} of {was['batches']}")
     derived = NAMES.keys()
     return [line for k, line in found.items() if k not in UNTOLD and k not in derived]
 
@@ -115,7 +115,7 @@ def _refuse(table: dict[str, str], found: dict[str, str], where: str = "") -> No
     if lines:
         states = dict.fromkeys(table[name] for name in found if name in table)
         raise ValueError(
-            f"--resume: {'; '.join(lines)}. The checkpoint holds "
-            f"{' and '.join(states)}{where}: give it what it was, or start anew in "
+            f"--resume: {'; '.join(lines)}. What was saved depends on that "
+            f"({' and '.join(states)}{where}): give it what it was, or start anew in "
             "another --output-dir"
         )

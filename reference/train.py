@@ -26,6 +26,7 @@ import output
 import recording
 import scoring
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from evaluation import test
 from faults import Interrupted, guarded, on_first

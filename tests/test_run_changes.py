@@ -83,7 +83,9 @@ def test_what_the_data_and_the_launch_give_is_compared_too(reference):
     with pytest.raises(ValueError, match="the number of processes was 2, is 1"):
         changes.check(was, changes.facts(args, 10, 1, 5), 0)
     longer = changes.facts(args, 10, 2, 9)
-    with pytest.raises(ValueError, match=r"in an epoch was 5, is 9.*batch 3 of 5"):
+    with pytest.raises(
+        ValueError, match=r"in an epoch was 5, is 9.*epoch's images, batch 3 of 5"
+    ):
         changes.check(was, longer, 3)
     assert changes.check(was, longer, 0) == []
     with pytest.raises(ValueError, match=r"number of classes was 10, is 11.*weights"):
