@@ -389,6 +389,29 @@ def test_losses_that_cannot_be_brought_together(net, batch):
         attachment.criterion(net(images), labels)
 
 
+def per_image(output, masks):
+    """Summed over pixels, so that each row counts as much as another."""
+    return F.cross_entropy(output, masks, reduction="sum") / len(masks)
+
+
+def test_targets_that_follow_their_views():
+    """Masks of the further views of some images: both forms train the same."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    images, masks = torch.rand(5, 3, 8, 8), torch.randint(4, (5, 8, 8))
+    options = {"num_views": 3, "share": 0.4, "first_view": "clean", **OPTIONS}
+    twin = copy.deepcopy(net)
+    attachment = attach(net, per_image, **options)
+    total = attachment.criterion(net(images), masks)
+    dai = DataAugmentationInvariance(twin, **options)
+    rows, targets = dai.views(images, masks)
+    assert len(rows) == len(targets) == 9
+    assert torch.equal(targets[:5], masks)
+    assert not torch.equal(targets[5:7], masks[:2])
+    expected = dai.loss(per_image(twin(rows), targets))
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", CRITERIA)
 def test_check_compares_with_the_literal_formula(net, kind):
     """On as many images as give two with further views."""
