@@ -305,7 +305,7 @@ def test_places_follow_kornia(name):
     with forked_stream(CPU, 5):
         _, theirs = whole(images, repeated)
     moved = move(points, "keypoints", motion, 0)
-    torch.testing.assert_close(moved, theirs, atol=2e-2, rtol=1e-3)
+    torch.testing.assert_close(moved, theirs, atol=1e-3, rtol=1e-4)
 
 
 def test_boxes_of_a_flip():

@@ -303,6 +303,34 @@ def test_a_criterion_that_does_not_know_the_label():
     assert any("give ignore_index=" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.parametrize("first_view", ["clean", "augmented"])
+def test_targets_of_a_share_of_the_images(first_view):
+    """Further views of the first two images have these two's masks, moved with them."""
+    images, masks = batch_of()
+    net, options = Dense(), {**OPTIONS, "share": 0.5}
+    dai = DataAugmentationInvariance(net, first_view=first_view, **options)
+    rows, targets = dai.views(images, masks)
+    dai.remove()
+    seed = mix_seed(7, 0, 0)
+    blocks = [(2, 2, seed)]
+    if first_view == "augmented":
+        blocks = [(1, 4, seed), (2, 2, mix_seed(seed, 1))]
+    expected = [masks] if first_view == "clean" else []
+    for views, count, own in blocks:
+        made = Views(views, images[:count].shape, own, images.device)
+        motion = motion_of(Scheme(), made)
+        expected.append(move(masks[:count], "mask", motion, -100))
+    assert len(rows) == len(targets) == 8
+    assert torch.equal(targets, torch.cat(expected))
+
+
+@pytest.mark.parametrize("options", [{"share": 0.5}, {"every": 2}], ids=str)
+def test_the_gradient_with_views_of_some(options):
+    """`check` compares it with the literal one, each view with its own masks."""
+    found = check(Dense(), nn.CrossEntropyLoss(), batch_of(), **OPTIONS, **options)
+    assert found.ok, str(found)
+
+
 @pytest.mark.parametrize("heads", [False, True])
 def test_check_says_how_targets_follow(heads):
     """And its literal gradient takes each view's own target."""

@@ -11,7 +11,7 @@ import torch
 from test_trainers_loop import OPTIONS, trained
 from torch.utils.data import Dataset
 
-from dai_plugin import attach, attached
+from dai_plugin import attach, attached, check
 
 transformers = pytest.importorskip("transformers", reason="needs --group integrations")
 pytestmark = pytest.mark.filterwarnings("default")  # they warn of their own
@@ -186,3 +186,24 @@ def test_hugging_face_label_smoothing_is_told(tmp_path):
     attach(net, **OPTIONS)
     with pytest.raises(TypeError, match="labels"):
         run(net, tmp_path, noise(), 1, label_smoothing_factor=0.1)
+
+
+def test_hugging_face_segmentation():
+    """SegFormer's own loss ignores 255, which its labels hold outside the image."""
+    torch.manual_seed(0)
+    net = transformers.SegformerForSemanticSegmentation(
+        transformers.SegformerConfig(
+            num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[8, 16],
+            patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            classifier_dropout_prob=0.0, drop_path_rate=0.0,
+        )
+    )  # fmt: skip
+    batch = {
+        "pixel_values": torch.rand(4, 3, 16, 16),
+        "labels": torch.randint(3, (4, 16, 16)),
+    }
+    found = check(net, None, batch, **OPTIONS)
+    assert found.ok, str(found)
+    assert "255 outside the image" in found.targets["labels"]

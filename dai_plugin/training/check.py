@@ -1,6 +1,7 @@
 """`check`: a dry run on copies, which says what two lines would do to a loop."""
 
 import copy
+import inspect
 import logging
 import math
 from collections.abc import Iterator
@@ -235,10 +236,8 @@ def _call_of(
 
 
 def _takes_a_dict(base: nn.Module, batch: dict[str, Any]) -> bool:
-    names = (
-        base.forward.__code__.co_varnames if hasattr(base.forward, "__code__") else ()
-    )
-    return not set(batch) & set(names)
+    # Decorators leave their own code, and the signature of what they wrap.
+    return not set(batch) & set(inspect.signature(base.forward).parameters)
 
 
 def _summary(left_out: dict[str, str]) -> str:

@@ -212,7 +212,9 @@ class _Repeated(_Unknown):
         made = self.made
         if own != made.size:
             return super().sources(own)
-        pair = Image(torch.zeros(made.shape[1:])), Mask(places(*own, made.device))
+        # On the images' device, where a transform may draw noise of their shape.
+        image = Image(torch.zeros(made.shape[1:], device=made.device))
+        pair = image, Mask(places(*own, made.device))
         try:
             with forked_stream(made.device, made.seed):
                 moved = [transform(*pair)[1] for _ in range(made.rows)]
