@@ -13,6 +13,7 @@ NETWORK = {
 ALWAYS = NETWORK | {
     "opt": "the optimizer's state",
     "momentum_kept": "the optimizer's state",
+    "freeze": "the optimizer's state",
     "seed": "the random numbers of the views",
     "processes": "each process's random numbers",
 }

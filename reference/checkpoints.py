@@ -14,6 +14,10 @@ from files import damage, keep_as, read_sealed, write_sealed
 from run import Run
 
 NAME, PREVIOUS, MODEL, BEST = "checkpoint.pth", "previous.pth", "model.pth", "best.pth"
+UNTRAINED = (
+    "--test-only without weights would test an untrained network: add --resume FILE, "
+    f"the {NAME}, {MODEL} or {BEST} of a run, or --weights"
+)
 
 
 class Found(NamedTuple):
@@ -109,14 +113,9 @@ def load(name: str, output: Path, test_only: bool = False) -> Found | None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none, or damaged, or nothing to test is given.
+        ValueError: it is none, or damaged.
     """
     path = find(name, output) if name else None
-    if path is None and test_only:
-        raise ValueError(
-            "--test-only without weights would test an untrained network: add --resume "
-            f"FILE, the {NAME}, {MODEL} or {BEST} of a run"
-        )
     if path is None:
         return None
     if not path.is_file():

@@ -76,7 +76,7 @@ def cost(run: Finished) -> dict[str, float]:
     images *= run.about["processes"]
     return {
         "views": flags["num_views"],
-        "rows a step": images * flags["num_views"],
+        "rows a step": images * last["rows"] / last["images"],
         "seconds a step": images / max(last["images_per_second"], 1e-9),
         "images in all": last["images"],
         "rows in all": last["rows"],

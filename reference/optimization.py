@@ -28,21 +28,7 @@ def build_optimizer(
 def build_scheduler(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of `--lr-scheduler`, stepped once an epoch, after its warm-up.
-
-    With `--start-epoch` it is where that epoch finds it.
-    """
-    schedule = _schedule(optimizer, args)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        for _ in range(args.start_epoch):
-            schedule.step()
-    return schedule
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, args: argparse.Namespace
-) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of `--lr-scheduler`, stepped once an epoch, after its warm-up."""
     schedules = torch.optim.lr_scheduler
     warmup = args.lr_warmup_epochs
     main_schedule = {
@@ -66,6 +52,15 @@ def _schedule(
     else:
         rise = schedules.ConstantLR(optimizer, args.lr_warmup_decay, total_iters=warmup)
     return schedules.SequentialLR(optimizer, [rise, main_schedule], milestones=[warmup])
+
+
+def advance(schedule: torch.optim.lr_scheduler.LRScheduler, epochs: int) -> None:
+    """Brings a schedule to where a run of so many epochs has it."""
+    with warnings.catch_warnings():
+        # torch misses the optimizer's steps, which were those of another process.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        while schedule.last_epoch < epochs:
+            schedule.step()
 
 
 def agree(network: nn.Module) -> None:

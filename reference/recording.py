@@ -89,7 +89,9 @@ def describe(run: Run) -> None:
     """States the size and cost of the run."""
     args, accelerator, images = run.args, run.accelerator, run.images
     processes, steps = accelerator.num_processes, args.gradient_accumulation_steps
-    rows, total = args.batch_size * args.num_views, images_per_update(args, accelerator)
+    total, settings = images_per_update(args, accelerator), run.attachment.settings
+    layout, cost = settings.layout(args.batch_size), settings.cost(args.batch_size)
+    seldom = f", in one of {args.every} steps" if args.every > 1 else ""
     alone = accelerator.device.type == "cpu" and processes == 1
     hint = " (several come from torchrun --nproc_per_node N)" if alone else ""
     run.say(
@@ -98,9 +100,9 @@ def describe(run: Run) -> None:
         f"{images.preset.crop} x {images.preset.crop} pixels\n"
         f"{processes} process(es) on {accelerator.device}{hint}, mixed precision "
         f"{accelerator.mixed_precision}\n"
-        f"{args.batch_size} images x {args.num_views} views = {rows} rows a step and "
-        f"process: {args.num_views} times the compute of a run without views\n"
-        f"an optimizer step: {total} images, {total * args.num_views} rows "
+        f"{layout} = {layout.rows} rows a step and process{seldom}: {cost:.4g} times "
+        "the compute of a run without views\n"
+        f"an optimizer step: {total} images, {round(total * cost)} rows "
         f"({processes} process(es) x {steps} accumulation step(s)), learning rate "
         f"{args.lr:g}"
     )

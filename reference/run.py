@@ -134,7 +134,7 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
         training,
         testing,
         Watch(processes, args.timeout),
-        Progress(epoch=args.start_epoch),
+        Progress(),
         Path(args.output_dir),
         network.notes,
     )

@@ -5,12 +5,12 @@ and weight decay are those of a run that had these flags from its beginning.
 """
 
 import random
-import warnings
 from typing import Any
 
 import changes
 import torch
 from accelerate.utils import gather_object
+from optimization import advance
 from run import Run
 from torch.distributed.checkpoint import state_dict as states
 
@@ -64,7 +64,8 @@ def restore(run: Run, content: dict[str, Any]) -> list[str]:
     progress, own = run.progress, content["processes"][run.accelerator.process_index]
     progress.load_state_dict(content["progress"])
     progress.tally.load_state_dict(own["tally"])
-    _replay_schedule(run)
+    # Trained, and not tested yet.
+    advance(run.scheduler, progress.epoch + (progress.row is not None))
     run.attachment.load_state_dict(content["attachment"])
     if run.accelerator.scaler is not None and "scaler" in content:
         run.accelerator.scaler.load_state_dict(content["scaler"])
@@ -130,14 +131,3 @@ def _restore_optimizer(run: Run, content: dict[str, Any]) -> None:
     states.set_optimizer_state_dict(run.model, optimizer, content, options=FULL)
     for group, values in zip(optimizer.param_groups, own, strict=True):
         group.update(values)
-
-
-def _replay_schedule(run: Run) -> None:
-    """Brings the schedule of the flags to where the run is."""
-    progress = run.progress
-    done = progress.epoch + (progress.row is not None)  # trained, and not tested yet
-    with warnings.catch_warnings():
-        # torch misses the optimizer's steps, which were those of another process.
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-        while run.scheduler.last_epoch < done:
-            run.scheduler.step()

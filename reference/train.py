@@ -32,6 +32,7 @@ from evaluation import test
 from faults import Interrupted, guarded, on_first
 from flags import parse
 from meters import Pace
+from optimization import advance
 from run import Run, assemble
 from torch import Tensor
 
@@ -58,11 +59,17 @@ def set_up(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Run, lis
     """The run, new or resumed, and what is to be told of its beginning."""
     folder = Path(args.output_dir)
     found = on_first(checkpoints.load, args.resume, folder, args.test_only)
+    if args.test_only and not (found or args.weights):
+        raise ValueError(checkpoints.UNTRAINED)
     path = found.path if found else None
     if not args.test_only:
         on_first(output.check, folder, path, args.resume, args.overwrite)
     run = assemble(args, accelerator)
-    told = checkpoints.resume(run, found) if found else []
+    if found:
+        told = checkpoints.resume(run, found)
+    else:
+        told, run.progress.epoch = [], args.start_epoch
+        advance(run.scheduler, args.start_epoch)
     if not args.test_only:
         told += on_first(recording.begin, run, path)
     return run, told
@@ -125,7 +132,7 @@ def train_epoch(run: Run) -> dict[str, Any]:
             images, targets = mix(*prepared(run, *batch))
             loss, outputs = loss_of(run, run.model(images), targets)
             accelerator.backward(loss / window)
-        problem = measure(run, pace, shown, outputs, targets) or problem
+        problem = measure(run, pace, shown, loss, outputs, targets) or problem
         if last:
             update(run)
             progress.step = i + 1
@@ -188,11 +195,14 @@ def update(run: Run) -> None:
     progress.updates += 1
 
 
-def measure(run: Run, pace: Pace, shown: bool, outputs: Tensor, targets: Tensor) -> str:
+def measure(
+    run: Run, pace: Pace, shown: bool, loss: Tensor, outputs: Tensor, targets: Tensor
+) -> str:
     """Adds the step to the tally; returns what is wrong with its loss, if anything.
 
-    Losses are read at each step on the CPU; on an accelerator, where reading waits for
-    the device, at the steps that are printed.
+    Its parts are those of the last step with views (`--every`). Losses are read at each
+    step on the CPU; on an accelerator, where reading waits for the device, at the steps
+    that are printed.
     """
     tally, images = run.progress.tally, len(targets)
     if targets.dim() == 2:  # mixed: the larger share counts
@@ -206,7 +216,7 @@ def measure(run: Run, pace: Pace, shown: bool, outputs: Tensor, targets: Tensor)
     layers = stats["layers"]
     values = {
         "lr": run.optimizer.param_groups[0]["lr"],
-        "loss": stats["total_loss"],
+        "loss": loss.item(),
         "task": stats["task_loss"],
         "inv": sum(layers.values()) / len(layers),
         "acc1": 100 * correct.item() / images,
@@ -239,10 +249,10 @@ def epoch_row(run: Run, speed: float) -> dict[str, Any]:
 
 
 def seen_by(run: Run) -> dict[str, int]:
-    """Images since the run began, and rows: an image is a row a view."""
+    """Images since the run began, and their rows, views among them."""
     before = run.progress.rows[-1] if run.progress.rows else {"images": 0, "rows": 0}
     images = sum(gather_object([run.progress.tally.seen]))
-    rows = images * run.args.num_views
+    rows = round(images * run.attachment.settings.cost(run.args.batch_size))
     return {"images": before["images"] + images, "rows": before["rows"] + rows}
 
 

@@ -61,7 +61,7 @@ def test_a_run_with_auxiliary_heads(train, tmp_path):
     assert float(row["acc1"]) >= 0
     saved = torch.load(tmp_path / "model.pth", weights_only=True)
     heads = [n for n in saved["model"] if n.startswith("aux") and "weight" in n]
-    train(*flags, "--freeze", "aux*", "--lr", 0)
+    train(*flags, "--freeze", "aux*", "--lr", 0, "--overwrite")
     still = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
     assert all(not torch.equal(saved["model"][n], still[n]) for n in heads)
 

@@ -201,3 +201,14 @@ def test_terms_and_words_for_layers(train, tmp_path, flags, layer):
     assert [name for name in row if name.startswith("layer:")] == [f"layer:{layer}"]
     shown = 0.9 * float(row["task_loss"]) + 0.1 * float(row[f"layer:{layer}"])
     assert float(row["loss"]) == pytest.approx(shown, rel=1e-3)
+
+
+def test_views_now_and_then_and_of_a_share(train, tmp_path, capsys):
+    """What a step costs is said and counted as `attach` has it."""
+    train(*QUICK, "--epochs", 1, "--every", 2, "--share", 0.5, "--output-dir", tmp_path)
+    told = "32 images, 16 of them x 2 views = 48 rows a step and process, in one of 2"
+    printed = capsys.readouterr().out
+    assert f"{told} steps: 1.25 times the compute" in printed
+    assert "an optimizer step: 32 images, 40 rows" in printed
+    (row,) = read(tmp_path)
+    assert (int(row["images"]), int(row["rows"])) == (150, 188)

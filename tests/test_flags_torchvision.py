@@ -204,4 +204,4 @@ def test_every_number_has_a_range(parse):
 
     numbers = {k for k, v in vars(parse([])).items() if type(v) in (int, float)}
     unbounded = numbers - RANGES.keys()
-    assert unbounded <= {"alpha", "beta", "width", "last_to_first"}
+    assert unbounded <= {"alpha", "beta", "share", "width", "last_to_first"}

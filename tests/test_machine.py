@@ -20,20 +20,20 @@ def test_amp_is_mixed_precision(train, tmp_path, capsys):
 
 def test_deterministic_algorithms(train, tmp_path):
     """As torch has them, and not any more in the run after it."""
-    train(*ONE, tmp_path, "--use-deterministic-algorithms")
+    train(*ONE, tmp_path / "one", "--use-deterministic-algorithms")
     assert torch.are_deterministic_algorithms_enabled()
-    train(*ONE, tmp_path)
+    train(*ONE, tmp_path / "two")
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_what_flags_of_torchvision_become(train, tmp_path, capsys):
     """One line a flag that means something else here, none without."""
-    train(*ONE, tmp_path, "--use-v2", "--backend", "PIL", "--cache-dataset")
+    train(*ONE, tmp_path / "one", "--use-v2", "--backend", "PIL", "--cache-dataset")
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("--")]
     assert [x.split()[0].rstrip(":") for x in lines] == [
         "--backend", "--use-v2", "--cache-dataset",
     ]  # fmt: skip
-    train(*ONE, tmp_path)
+    train(*ONE, tmp_path / "two")
     assert "\n--" not in capsys.readouterr().out
 
 
@@ -60,9 +60,9 @@ def test_two_processes_meet_at_a_url(tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
 
 
-def test_what_cannot_be_read_is_said_once():
+def test_what_cannot_be_read_is_said_once(tmp_path):
     """One line for two processes, and no traceback of the script."""
-    result = launch(*QUICK, "--weights", "NONE", processes=2)
+    result = launch(*ONE, tmp_path, "--weights", "NONE", processes=2)
     told = [x for x in result.stderr.splitlines() if "train.py: error" in x]
     assert len(told) == 1, result.stderr
     assert 'train.py", line' not in result.stderr

@@ -104,7 +104,7 @@ def test_a_flag_that_the_checkpoint_does_not_know(reference):
 @pytest.mark.parametrize("seed", range(12))
 def test_the_schedule_is_brought_to_its_place(reference, seed):
     """To the bit where steps one after the other had brought it."""
-    state, draw = reference("state"), random.Random(seed)
+    draw = random.Random(seed)
     kinds = ["steplr", "multisteplr", "cosineannealinglr", "exponentiallr"]
     flags = [
         "--lr-scheduler", draw.choice(kinds), "--lr", draw.uniform(0.01, 2),
@@ -127,9 +127,8 @@ def test_the_schedule_is_brought_to_its_place(reference, seed):
         for _ in range(epoch + trained):
             optimizer.step()
             scheduler.step()
-    progress = reference("run").Progress(epoch=epoch, row={} if trained else None)
     resumed, own = begin()
-    state._replay_schedule(argparse.Namespace(progress=progress, scheduler=own))
+    reference("optimization").advance(own, epoch + trained)
     assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
     assert own.last_epoch == epoch + trained
 

@@ -204,10 +204,10 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("model", "name", "message"), NAMES)
-def test_names_of_no_weights(train, model, name, message):
+def test_names_of_no_weights(train, tmp_path, model, name, message):
     """Those that there are stand in the message."""
     with pytest.raises(ValueError, match=re.escape(message)):
-        train(*QUICK, "--width", 1, "--model", model, "--weights", name)
+        train(*FIRST, tmp_path, "--width", 1, "--model", model, "--weights", name)
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_what_the_builder_sets_with_the_weights(downloaded):
     assert reference.read(args).options == {"transform_input": True}
 
 
-def test_no_network_for_weights(train, monkeypatch):
+def test_no_network_for_weights(train, tmp_path, monkeypatch):
     """The address stands in the message, to be fetched elsewhere."""
     from urllib.error import URLError
 
@@ -273,4 +273,5 @@ def test_no_network_for_weights(train, monkeypatch):
     monkeypatch.setattr(_api, "load_state_dict_from_url", refuse)
     message = r"cannot be downloaded from https://.*resnet18-\w+\.pth \(.*no route"
     with pytest.raises(OSError, match=message):
-        train(*QUICK, "--width", 1, "--model", "resnet18", "--weights", "DEFAULT")
+        train(*FIRST, tmp_path, "--width", 1, "--model", "resnet18", "--weights",
+              "DEFAULT")  # fmt: skip
