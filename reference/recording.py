@@ -144,9 +144,8 @@ def track(run: Run, row: dict[str, Any]) -> None:
     """Sends the row and the layers' weights to the trackers."""
     args, prefix = run.args, "layer:"
     fired = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
-    shares = spread_weights(
-        args.layer_weights, args.last_to_first, run.attachment.layers, fired
-    )
+    law = args.layer_weights, args.last_to_first
+    shares = spread_weights(*law, run.attachment.layers, fired) if fired else []
     alpha = run.attachment.stats()["alpha"]
     weights = {
         f"weight:{name}": alpha * share
