@@ -110,6 +110,22 @@ def test_a_run_of_stock_steps_is_a_run_without_the_plugin():
     assert torch.equal(*ends)
 
 
+def test_a_scheme_is_checked_in_the_first_steps_that_use_it(net, batch):
+    """Not only in the first steps of the run."""
+    calls = []
+
+    def scheme(images):
+        calls.append(len(images))
+        return images / 2 if len(calls) < 3 else images * torch.nan
+
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, every=4, scheme=scheme, **OPTIONS)
+    for _ in range(8):
+        criterion(net(batch[0]), batch[1]).backward()
+    with pytest.raises(ValueError, match="returned NaN"):
+        net(batch[0])
+
+
 def rows_of(net, criterion, steps, replayed=(), attachment=None):
     """What entered the network in each step."""
     seen = []

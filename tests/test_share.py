@@ -183,6 +183,29 @@ def test_losses_of_single_images(net, batch):
     torch.testing.assert_close(total.mean(), losses.mean())
 
 
+class TwoHeads(nn.Module):
+    """Returns the logits of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.other = Plain(), Plain()
+
+    def forward(self, x):
+        return self.net(x), self.other(x)
+
+
+def test_a_sum_of_an_output_without_terms():
+    """An auxiliary head's criterion call is brought together by its own rule, too."""
+    net, criterion = TwoHeads(), nn.CrossEntropyLoss(reduction="sum")
+    attach(net, criterion, share=0.5, layers="net.features.1", **OPTIONS)
+    labels = torch.arange(4)
+    _, aux = net(torch.rand(4, 3, 6, 6))
+    loss = criterion(aux, labels)
+    _, logits = net.other.seen
+    stock = F.cross_entropy(logits, labels[[0, 1, 2, 3, 0, 1]])
+    assert loss.item() == pytest.approx(0.7 * 4 * stock.item(), rel=1e-5)
+
+
 class Counted(nn.Module):
     """Sums over rows and divides by the loop's count of images, as Hugging Face's."""
 
