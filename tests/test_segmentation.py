@@ -3,12 +3,14 @@
 import functools
 import re
 
+import kornia.augmentation as K
 import oracle
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REFERENCE
 from torch import nn
+from torchvision.transforms import v2
 
 from dai_plugin import DataAugmentationInvariance, Scheme, attach, attached, check
 from dai_plugin.views.expand import expand, mix_seed
@@ -150,6 +152,39 @@ def test_several_steps_and_replay():
         assert torch.equal(moved[step], move(masks, "mask", motion, -100))
     assert torch.equal(moved[1], moved[2])
     assert not torch.equal(moved[0], moved[1])
+
+
+PIPELINES = {
+    "kornia": lambda: K.AugmentationSequential(
+        K.RandomHorizontalFlip(), K.RandomAffine(40.0, (0.1, 0.1), resample="nearest")
+    ),
+    "kornia's one": lambda: K.RandomRotation(40.0, p=0.7, resample="nearest"),
+    "torchvision": lambda: v2.Compose(
+        [v2.RandomHorizontalFlip(), v2.RandomAffine(40, (0.1, 0.1))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines_of_other_libraries(name):
+    """What the network sees and what the criterion gets show the same, step by step."""
+    _, masks = batch_of()
+    images = ((masks + 1) / 8)[:, None].repeat(1, 3, 1, 1)
+    net, rows, own = Dense(), [], []
+
+    def criterion(output, target):
+        own.append(target)
+        return F.cross_entropy(output, target)
+
+    _, watched = attach(net, criterion, scheme=PIPELINES[name](), **OPTIONS)
+    net.features[0].register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    for _ in range(4):
+        watched(net(images), masks).backward()
+        seen = (rows[-1][:, 0] * 8).round().long() - 1
+        target = torch.cat(own[:3])
+        assert torch.equal(target.clamp(min=-1), seen)  # black is what lies outside
+        assert (target == -100).any()
+        own.clear()
 
 
 @pytest.mark.parametrize("first_view", ["clean", "augmented"])
