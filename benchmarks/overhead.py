@@ -9,6 +9,7 @@ the step without views and without an invariance loss.
 
 import argparse
 import dataclasses
+import math
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,9 @@ import models
 PAIR = ["plain", "invariance loss"]
 FEW = ["plain", "invariance loss", "bandwidth floor", "views", "method"]
 COMPILED = ["plain", "invariance loss", "views", "method"]
+# Beside the plain step with the same images, a view of each.
+SPENT = ["plain", "M = 2", "M = 2, every=4", "M = 2, share=.25"]
+EVERY = 4
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
 
@@ -37,13 +41,15 @@ def networks(device: torch.device) -> dict[str, tuple[Setting, list[str]]]:
             lambda: models.build(name, **options), images, views, side, device
         )
 
-    every = list(ARMS)
+    every = [arm for arm in ARMS if arm == "plain" or arm not in SPENT]
     if device.type == "cpu":
         return {
             "All-CNN-C": (setting("allcnn", 16, 8, 32), every),
             "All-CNN-C, width 1/4": (setting("allcnn", 16, 8, 32, 0.25), every),
             "WRN-28-10, width 1/10": (setting("wrn28_10", 16, 8, 32, 0.1), FEW),
             "ResNet-50": (setting("resnet50", 8, 2, 224), FEW),
+            "All-CNN-C, 128 images": (setting("allcnn", 128, 1, 32), SPENT),
+            "ResNet-50, 16 images": (setting("resnet50", 16, 1, 224), SPENT),
         }
     half = {"bf16": True, "channels_last": True}
     big = setting("resnet50", 128, 2, 224)
@@ -52,6 +58,8 @@ def networks(device: torch.device) -> dict[str, tuple[Setting, list[str]]]:
         "WRN-28-10": (setting("wrn28_10", 16, 8, 32), every),
         "ResNet-50, 4 stages": (dataclasses.replace(big, layers=STAGES), FEW),
         "ResNet-50": (big, FEW),
+        "All-CNN-C, 128 images": (setting("allcnn", 128, 1, 32), SPENT),
+        "ResNet-50, 256 images": (setting("resnet50", 256, 1, 224), SPENT),
     }
     return {
         name: (dataclasses.replace(each, **half), arms)
@@ -66,6 +74,8 @@ def case(
     built = {arm: ARMS[arm](setting) for arm in arms}
     saved = {arm: saved_mib(built[arm]) for arm in PAIR if memory}
     steps = block(built["plain"], setting.device)
+    if arms is SPENT:  # whole rounds of steps with and without views
+        steps = EVERY * math.ceil(steps / EVERY)
     seconds = timing.compare(built, "plain", setting.device, rounds, steps, warmup=3)
     rows = setting.images * setting.views
     plain = statistics.median(seconds["plain"])
@@ -139,12 +149,13 @@ def main() -> None:
         variants = [(name, setting, arms)]
         if not args.no_compile:
             fast = dataclasses.replace(setting, compiled=True)
-            variants.append((f"{name}, compiled", fast, COMPILED))
-        if device.type == "cuda":
+            few = SPENT if arms is SPENT else COMPILED
+            variants.append((f"{name}, compiled", fast, few))
+        if device.type == "cuda" and arms is not SPENT:
             graph = dataclasses.replace(setting, captured=True)
             variants.append((f"{name}, captured", graph, PAIR))
         for title, variant, few in variants:
-            memory = variant is setting and not args.no_memory
+            memory = variant is setting and PAIR[1] in few and not args.no_memory
             cases.append(case(title, variant, few, args.rounds, memory))
             timing.write(args.output, "overhead", device, cases)
         print(f"{name}: done", flush=True)

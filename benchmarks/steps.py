@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import rivals
 import torch
@@ -148,21 +149,45 @@ class Method(Step):
     """The whole method: views, task loss, invariance losses."""
 
     scheme = dai_plugin.Scheme.heavier()
+    term: object = "ratio"
+    options: ClassVar[dict[str, Any]] = {}
 
     def prepare(self) -> None:
         """Hooks the layers."""
+        given = {
+            "num_views": self.setting.views,
+            "term": self.term,
+            "layers": self.setting.layers,
+            "scheme": self.scheme,
+            "mean": 0.0,
+            "std": 1.0,
+        }
         self.dai = dai_plugin.DataAugmentationInvariance(
-            self.network,
-            num_views=self.setting.views,
-            layers=self.setting.layers,
-            scheme=self.scheme,
-            mean=0.0,
-            std=1.0,
+            self.network, **{**given, **self.options}
         )
 
     def loss(self) -> Tensor:
         """Task loss and invariance losses of fresh views."""
-        return self.dai.loss(self.task(self.dai.views(self.images)))
+        rows, self.labels = self.dai.views(self.images, self.targets)
+        return self.dai.loss(self.task(rows))
+
+
+class Twice(Method):
+    """A second view of every image, whatever the views of the plain step."""
+
+    options: ClassVar[dict[str, Any]] = {"num_views": 2, "first_view": "clean"}
+
+
+class Seldom(Twice):
+    """In one of four steps."""
+
+    options: ClassVar[dict[str, Any]] = {**Twice.options, "every": 4}
+
+
+class Some(Twice):
+    """Of a quarter of the images."""
+
+    options: ClassVar[dict[str, Any]] = {**Twice.options, "share": 0.25}
 
 
 class LossOnly(Method):
@@ -176,7 +201,7 @@ class LossOnly(Method):
 
     def before(self) -> None:
         """Rows that nobody sees, so that the next forward is measured."""
-        self.dai.views(self.images)
+        self.dai.views(self.images, self.targets)
 
     def __call__(self) -> float:
         """The step's seconds without its views, where the host can tell."""
@@ -188,6 +213,41 @@ class LossOnly(Method):
         start = time.perf_counter()
         super().__call__()
         return time.perf_counter() - start
+
+
+def apart(activations: Tensor, targets: Tensor | None) -> Tensor:
+    """A term of one's own: the squared distance of the views from their mean."""
+    return (activations - activations.mean(0)).square().mean()
+
+
+class Divergence(LossOnly):
+    """The divergence of the predictions."""
+
+    term = "jsd"
+
+
+class Cosine(LossOnly):
+    """The cosine distance at the same layers."""
+
+    term = "cosine"
+
+
+class Vicreg(LossOnly):
+    """Invariance, variance and covariance of what enters the last layer."""
+
+    term = dai_plugin.Term("vicreg", 0.01, layers="penultimate")
+
+
+class ClassWise(LossOnly):
+    """The class-wise ratio at the same layers."""
+
+    term = "class"
+
+
+class Own(LossOnly):
+    """A callable at the same layers, which autograd follows."""
+
+    term = staticmethod(apart)
 
 
 class Floor(Step):
@@ -256,9 +316,17 @@ class TorchvisionViews(Step):
 ARMS: dict[str, type[Step]] = {
     "plain": Step,
     "invariance loss": LossOnly,
+    "class": ClassWise,
+    "jsd, at the output": Divergence,
+    "cosine": Cosine,
+    "vicreg, penultimate": Vicreg,
+    "a term of one's own": Own,
     "bandwidth floor": Floor,
     "views": Views,
     "method": Method,
+    "M = 2": Twice,
+    "M = 2, every=4": Seldom,
+    "M = 2, share=.25": Some,
     "pairwise loss": Hooked,
     "closed form, autograd": ClosedForm,
     "kornia and pairwise": KorniaPairwise,

@@ -7,6 +7,7 @@ model, criterion = dai_plugin.attach(model, criterion)
 from dai_plugin import schedules
 from dai_plugin.layers import select_layers
 from dai_plugin.losses.ratio import class_invariance_loss, invariance_loss
+from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import layer_weights
 from dai_plugin.measures.scores import invariance_scores
 from dai_plugin.settings import Settings
@@ -33,6 +34,7 @@ __all__ = [
     "Scheme",
     "Settings",
     "SimCLR",
+    "Term",
     "TrivialAugment",
     "attach",
     "attached",

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dai_plugin.wrappers import children, core, is_layer, kind, named
+from dai_plugin.wrappers import (
+    INPUT,
+    OUTPUT,
+    children,
+    core,
+    is_layer,
+    kind,
+    named,
+)
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _Modules = dict[str, nn.Module]
@@ -32,6 +40,33 @@ def automatic(base: nn.Module, modules: _Modules) -> list[str]:
         stem = next((n for n, m in modules.items() if is_layer(m, "conv")), None)
         blocks = [*([] if stem is None else [stem]), *blocks]
     return _in_turn(base, modules, blocks)
+
+
+def last(base: nn.Module, modules: _Modules) -> list[str]:
+    """The last of the layers that "auto" takes."""
+    return automatic(base, modules)[-1:]
+
+
+def penultimate(base: nn.Module, modules: _Modules) -> list[str]:
+    """What enters the last linear layer; the last convolution, if none is linear."""
+    for kinds in ("linear", "conv"):
+        found = [name for name, module in modules.items() if is_layer(module, kinds)]
+        if found:
+            return [INPUT + found[-1]]
+    return []
+
+
+def output(base: nn.Module, modules: _Modules) -> list[str]:
+    """What the network returns."""
+    return [OUTPUT]
+
+
+WORDS = {
+    "auto": automatic,
+    "last": last,
+    "penultimate": penultimate,
+    "output": output,
+}
 
 
 def repeated_blocks(base: nn.Module, modules: _Modules) -> list[str]:

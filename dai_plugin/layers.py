@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dai_plugin.automatic import automatic, block_candidates, repeated_blocks
+from dai_plugin.automatic import WORDS, block_candidates, repeated_blocks
 from dai_plugin.wrappers import (
+    INPUT,
+    OUTPUT,
     SEGMENTS,
     core,
     is_layer,
@@ -41,8 +43,11 @@ def select_layers(
 
     Args:
         model: any network, wrapped or not.
-        layers: "auto"; names; glob patterns ("layer?.*"); a module class or a tuple of
-            classes; or a callable `(name, module) -> bool`.
+        layers: "auto"; "last" of these; "penultimate", what enters the last linear
+            layer (pooled features); "output", what the network returns; names; glob
+            patterns ("layer?.*"); a module class or a tuple of classes; or a callable
+            `(name, module) -> bool`. A module that bears one of these words goes
+            before the word.
         example: a batch of images: the network is run on it once (evaluation mode, no
             gradients, on the model's device), the layers come in the order in which
             they fire, and layers that do not fire are left out.
@@ -107,8 +112,8 @@ def why_not(model: nn.Module, layers: Layers = "auto") -> dict[str, str]:
 
 def _choose(base: nn.Module, layers: Layers) -> list[str]:
     modules = named(base)
-    if isinstance(layers, str) and layers == "auto":
-        return automatic(base, modules)
+    if isinstance(layers, str) and layers in WORDS and layers not in modules:
+        return WORDS[layers](base, modules)
     if isinstance(layers, type) or (
         isinstance(layers, tuple)
         and layers
@@ -127,8 +132,8 @@ def _choose(base: nn.Module, layers: Layers) -> list[str]:
     if callable(layers):
         return [name for name, m in modules.items() if layers(name, m)]
     raise TypeError(
-        "layers must be 'auto', names or patterns, module classes, or a callable "
-        f"(name, module) -> bool; got {type(layers).__name__}"
+        f"layers must be one of {', '.join(WORDS)}, names or patterns, module classes, "
+        f"or a callable (name, module) -> bool; got {type(layers).__name__}"
     )
 
 
@@ -137,12 +142,18 @@ def _matching(full_names: dict[str, str], patterns: list[Any]) -> list[str]:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise TypeError(f"a layer is named by a str, got {pattern!r}")
-        tries = (_matches(full_names, each) for each in _less_wrapped(pattern))
+        if pattern == OUTPUT:
+            chosen.add(pattern)
+            continue
+        place = INPUT if pattern.startswith(INPUT) else ""
+        inside = pattern.removeprefix(INPUT)
+        tries = (_matches(full_names, each) for each in _less_wrapped(inside))
         found = next((names for names in tries if names), None)
         if found is None:
-            raise KeyError(unknown(pattern, full_names))
-        chosen.update(found)
-    return [name for name in full_names if name in chosen]
+            raise KeyError(unknown(inside, full_names))
+        chosen.update(place + name for name in found)
+    places = [place for name in full_names for place in (INPUT + name, name)]
+    return [place for place in (*places, OUTPUT) if place in chosen]
 
 
 def _matches(full_names: dict[str, str], pattern: str) -> list[str]:

@@ -2,18 +2,30 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self, TypedDict
 
 from dai_plugin import schedules
 from dai_plugin.layers import Layers
+from dai_plugin.losses.terms import NAMES, Function, Term
 from dai_plugin.losses.weights import Law
 from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import FirstView
 from dai_plugin.views.named import Named
 from dai_plugin.views.normalization import Statistics
-from dai_plugin.views.schemes import AnyScheme, Scheme, find_scheme, from_plain, plain
+from dai_plugin.views.rows import Layout
+from dai_plugin.views.schemes import (
+    AnyScheme,
+    Given,
+    Scheme,
+    find_scheme,
+    from_plain,
+    plain,
+)
+from dai_plugin.views.targets import KINDS, Kind
 
 Schedule = Callable[[int], float]
 When = Literal["training", "grad"]
@@ -25,10 +37,21 @@ class Settings:
 
     Attributes:
         num_views: M, the views of each image.
-        alpha: weight of the invariance losses, spread over the layers.
+        every: k: views are made in the training forwards number 0, k, 2 k, ..., where
+            the terms weigh k times as much; the others are stock, to the bit.
+        share: q, in (0, 1]: further views are made of the first `round(q * B)` images
+            of a batch, of one at least. The task loss is the mean over all rows, the
+            terms are those of the images with further views.
+        term: what alpha weighs: "ratio", the paper's invariance loss, "jsd", "cosine",
+            "vicreg", "class", or a callable `(activations [M, B, ...], targets or None)
+            -> scalar`; see `Term`. A `Term`, or a list of them, takes the place of
+            alpha and beta: each has its own weight and layers, and the task loss keeps
+            weight 1.
+        alpha: weight of the invariance losses, spread over the layers; the task loss
+            has weight 1 - alpha - beta.
         beta: weight of the class-wise invariance losses; needs hard labels.
-        layers: "auto", names, glob patterns, module classes, or a callable
-            `(name, module) -> bool`.
+        layers: "auto", "last", "penultimate", "output", names, glob patterns, module
+            classes, or a callable `(name, module) -> bool`.
         layer_weights: "exponential", "linear", "uniform", or numbers, one a layer or by
             name.
         last_to_first: ratio of the last layer's weight to the first's.
@@ -56,6 +79,12 @@ class Settings:
             trained; otherwise warn.
         loss: where a model with `criterion=None` returns its loss: an attribute, a key,
             or the index in a tuple.
+        targets: which targets belong to pixels and so move with their view: "mask"
+            (integers; found by themselves where they have the images' size), "heatmap"
+            (floating point, of any resolution), "boxes" (`[B, 4]` or `[B, K, 4]`,
+            x1, y1, x2, y2) or "keypoints" (`[B, K, 2]`, x, y), in pixels.
+        ignore_index: the label of a mask where a view shows what lies outside the
+            image; None asks the criterion, else takes -100.
 
     Raises:
         TypeError: a setting is of a wrong type.
@@ -63,6 +92,9 @@ class Settings:
     """
 
     num_views: int = 2
+    every: int = 1
+    share: float = 1.0
+    term: str | Function | Term | Sequence[Term] = "ratio"
     alpha: float = 0.1
     beta: float = 0.0
     layers: Layers = "auto"
@@ -79,12 +111,17 @@ class Settings:
     seed: int | None = None
     strict: bool = True
     loss: str | int = "loss"
+    targets: Kind | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_views, int) or isinstance(self.num_views, bool):
-            raise TypeError(f"num_views must be an int, got {self.num_views!r}")
-        if self.num_views < 1:
-            raise ValueError(f"num_views must be at least 1, got {self.num_views}")
+        self._count("num_views")
+        self._count("every")
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"share must lie in (0, 1], got {self.share}: it is the part of a "
+                "batch's images that get further views; 1 is all of them"
+            )
         a, b = self.alpha, self.beta
         if not (0 <= a <= 1 and 0 <= b <= 1 and a + b <= 1 + 1e-9):
             raise ValueError(
@@ -95,36 +132,112 @@ class Settings:
             raise ValueError(f"correction must be 0 or 1, got {self.correction}")
         self._one_of("first_view", "clean", "augmented")
         self._one_of("when", "training", "grad")
-        if self.sync and b:
+        self._one_of("targets", None, *KINDS)
+        index = self.ignore_index
+        if index is not None and (
+            not isinstance(index, int) or isinstance(index, bool)
+        ):
+            raise TypeError(f"ignore_index must be an int or None, got {index!r}")
+        local = [each.name for each in self.terms if each.weight and not each.additive]
+        if self.sync and local:
             raise ValueError(
-                f"sync=True takes no class-wise term, got beta={b}: classes are not "
-                "brought together over ranks; set beta=0 or sync=False"
+                f"sync=True takes terms that add up over ranks, and {', '.join(local)} "
+                f"(beta={b}) does not: its statistics are not brought together; leave "
+                "it out (beta=0) or set sync=False"
             )
         if isinstance(self.loss, bool) or not isinstance(self.loss, str | int):
             raise TypeError(
                 "loss must be the attribute, key or index of the loss in what the "
                 f"model returns, got {self.loss!r}"
             )
-        find_scheme(self.scheme)
+        partly = self.every > 1 or self.share < 1
+        if isinstance(find_scheme(self.scheme), Given) and partly:
+            raise ValueError(
+                'scheme="given" has views of all images in every step, got '
+                f"every={self.every}, share={self.share}: leave both out, and let the "
+                "loader make fewer"
+            )
 
-    def _one_of(self, name: str, first: Any, second: Any) -> None:
+    def _count(self, name: str) -> None:
         value = getattr(self, name)
-        if value not in (first, second):
-            raise ValueError(f"{name} is {first!r} or {second!r}, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
-    def multiplier(self, step: int) -> float:
-        """Of alpha and beta at a step, as `alpha_schedule` has it.
+    def _one_of(self, name: str, *known: Any) -> None:
+        value = getattr(self, name)
+        if value not in known:
+            words = " or ".join(repr(each) for each in known)
+            raise ValueError(f"{name} is {words}, got {value!r}")
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the objective; alpha and beta build those of their own.
 
         Raises:
-            ValueError: the schedule leaves [0, 1] / (alpha + beta).
+            TypeError: something in a list is no `Term`.
+            ValueError: the list is empty, or alpha or beta are given beside Terms.
+        """
+        if isinstance(self.term, str) or callable(self.term):
+            own: dict[str, Any] = {
+                "layer_weights": self.layer_weights,
+                "last_to_first": self.last_to_first,
+            }
+            # Where the layers are left open, a term has layers of its own.
+            layers = None if self.layers == "auto" else self.layers
+            first = Term(self.term, self.alpha, layers=layers, **own)
+            classes = Term("class", self.beta, layers=self.layers, **own)
+            return (first, classes) if self.beta else (first,)
+        given = [self.term] if isinstance(self.term, Term) else self.term
+        if not isinstance(given, Sequence) or not all(
+            isinstance(each, Term) for each in given
+        ):
+            raise TypeError(
+                f"term must be one of {', '.join(NAMES)}, a callable, a Term or a list "
+                f"of Terms, got {self.term!r:.80}"
+            )
+        if not given:
+            raise ValueError("term is an empty list; num_views=1, alpha=0 trains alone")
+        if self.alpha != Settings.alpha or self.beta:
+            raise ValueError(
+                f"got alpha={self.alpha}, beta={self.beta} beside Terms, each of which "
+                "has a weight of its own; leave them out, or name one term (term="
+                f"{given[0].name!r}), which alpha weighs"
+            )
+        return tuple(given)
+
+    @property
+    def convex(self) -> bool:
+        """Whether the task loss has the weight that alpha and beta leave it."""
+        return isinstance(self.term, str) or callable(self.term)
+
+    @property
+    def weight(self) -> float:
+        """What the terms take from the task loss's weight of 1."""
+        return self.alpha + self.beta if self.convex else 0.0
+
+    def multiplier(self, step: int) -> float:
+        """Of the terms' weights at a step, as `alpha_schedule` has it.
+
+        Raises:
+            ValueError: the schedule leaves [0, 1] / (alpha + beta), or is negative.
         """
         found = float(self.alpha_schedule(step)) if self.alpha_schedule else 1.0
-        if not 0 <= found * (self.alpha + self.beta) <= 1:
+        if not (0 <= found < math.inf and found * self.weight <= 1):
             raise ValueError(
                 f"alpha_schedule returned {found} at step {step}; times "
-                f"alpha + beta = {self.alpha + self.beta} it must lie in [0, 1]"
+                f"alpha + beta = {self.weight} it must lie in [0, 1]"
             )
         return found
+
+    def layout(self, images: int) -> Layout:
+        """The rows of a training forward of so many images that makes views."""
+        return Layout.of(images, self.num_views, self.share)
+
+    def cost(self, images: int) -> float:
+        """Rows over images, averaged over the training forwards."""
+        return 1 + (self.layout(images).rows / images - 1) / self.every
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain numbers, words and lists.
@@ -147,6 +260,9 @@ class Keywords(TypedDict, total=False):
     """The fields of `Settings`, for editors and type checkers."""
 
     num_views: int
+    every: int
+    share: float
+    term: str | Function | Term | Sequence[Term]
     alpha: float
     beta: float
     layers: Layers
@@ -163,6 +279,8 @@ class Keywords(TypedDict, total=False):
     seed: int | None
     strict: bool
     loss: str | int
+    targets: Kind | None
+    ignore_index: int | None
 
 
 def shows_settings(**defaults: Any) -> Callable[[Any], Any]:
@@ -195,6 +313,10 @@ def _plain(name: str, value: Any) -> Any:
         return {"scheme": _plain(name, plain(value))}
     if isinstance(value, Composed):
         return {"schemes": [_plain(name, part) for part in value.parts]}
+    if isinstance(value, Term):
+        own = {**vars(value), **value.options}
+        del own["options"]
+        return {"term": {key: _plain(f"{name}.{key}", x) for key, x in own.items()}}
     kind = type(value).__name__
     if kind in _SCHEDULES and isinstance(value, getattr(schedules, kind)):
         return {"schedule": kind, **dataclasses.asdict(value)}
@@ -217,6 +339,10 @@ def _restored(value: Any) -> Any:
         return from_plain(value["scheme"])
     if isinstance(value, dict) and "schemes" in value:
         return Composed(tuple(_restored(part) for part in value["schemes"]))
+    if isinstance(value, dict) and "term" in value:
+        return Term(**value["term"])
+    if isinstance(value, list):
+        return [_restored(each) for each in value]
     if isinstance(value, dict) and "schedule" in value:
         own = {key: each for key, each in value.items() if key != "schedule"}
         return getattr(schedules, value["schedule"])(**own)

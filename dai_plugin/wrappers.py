@@ -32,6 +32,8 @@ _SHELLS = {
     "peft.utils.other.ModulesToSaveWrapper": "original_module",
 }
 SEGMENTS = frozenset((*_TRANSPARENT.values(), "_checkpoint_wrapped_module"))
+# Places that are no module's output: what enters one, and what the network returns.
+INPUT, OUTPUT = "input of ", "output of the network"
 # Where the classes live that torch derives from a module's own class at run time.
 _MIXED_IN = (
     "torch.nn.utils.parametrize",
@@ -99,11 +101,15 @@ def spellings(base: nn.Module) -> dict[str, str]:
 def resolve(base: nn.Module, name: str) -> nn.Module:
     """The module of that name, looking through wrappers on the way.
 
+    "input of NAME" is found at the module NAME, the network's output at the network.
+
     Raises:
         KeyError: there is none; the nearest names are listed.
     """
     module = base
-    for part in name.split("."):
+    if name == OUTPUT:
+        return module
+    for part in name.removeprefix(INPUT).split("."):
         inside = children(module)
         if part not in inside:
             raise KeyError(unknown(name, named(base)))

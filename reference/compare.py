@@ -1,9 +1,13 @@
 """A table of several runs, the seeds of a setting brought together.
 
-python reference/compare.py runs/baseline-* runs/invariance-*
+python reference/compare.py runs/plain-* runs/baseline-* runs/invariance-*
 
 Folders whose names differ in what follows the last hyphen are seeds of one setting.
 Each holds what training writes, and `summary.json` of `dai-plugin score`.
+
+An image costs a row a view, so a plain loop (`--num-views 1`) sees M images for the
+rows of one. Runs are compared at their ends, and where each of them has come with the
+images, and with the rows, that the shortest of them has had.
 """
 
 import csv
@@ -12,7 +16,20 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from best import best_of
+
+Row = dict[str, float]
+SPENT = ("images", "rows")  # what two runs may have had equally much of
+
+
+class Finished(NamedTuple):
+    """What a run has left in its folder."""
+
+    rows: list[Row]
+    about: dict[str, Any]
+    scores: dict[str, Any]
 
 
 def settings(folders: Iterable[Path]) -> dict[str, list[Path]]:
@@ -25,57 +42,124 @@ def settings(folders: Iterable[Path]) -> dict[str, list[Path]]:
     return groups
 
 
-def values(folder: Path) -> dict[str, float]:
-    """What the table shows of one run, row by row."""
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    about = json.loads((folder / "run.json").read_text())
-    arguments = about["arguments"]
-    last = {name: float(value) for name, value in rows[-1].items()}
-    images = arguments["batch_size"] * arguments["gradient_accumulation_steps"]
-    images *= about["processes"]
-    shown = {
-        "accuracy, %": last["acc1"],
-        "accuracy on augmented images, %": last["acc1_augmented"],
-        "task loss": last["task_loss"],
-        "seconds a step": images / max(last["images_per_second"], 1e-9),
-    }
+def read(folder: Path) -> Finished:
+    """What lies in a run's folder.
+
+    Raises:
+        ValueError: no run of an epoch or more.
+    """
+    try:
+        with (folder / "metrics.csv").open() as file:
+            texts = list(csv.DictReader(file))
+        about = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} holds no run to compare: {Path(error.filename).name} is missing"
+        ) from error
+    rows = [{k: float(v) for k, v in text.items() if v} for text in texts]
     path = folder / "summary.json"
-    scores: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return Finished(rows, about, json.loads(path.read_text()) if path.exists() else {})
+
+
+def kind(run: Finished) -> str:
+    """What the run is in the comparison."""
+    flags = run.about["arguments"]
+    if flags["num_views"] == 1:
+        return "plain loop"
+    return "method" if flags["alpha"] or flags.get("beta") else "baseline"
+
+
+def cost(run: Finished) -> dict[str, float]:
+    """What a step takes, and what the whole run has taken."""
+    flags, last = run.about["arguments"], run.rows[-1]
+    images = flags["batch_size"] * flags["gradient_accumulation_steps"]
+    images *= run.about["processes"]
+    return {
+        "views": flags["num_views"],
+        "rows a step": images * last["rows"] / last["images"],
+        "seconds a step": images / max(last["images_per_second"], 1e-9),
+        "images in all": last["images"],
+        "rows in all": last["rows"],
+    }
+
+
+def reached(rows: list[Row], what: str, limit: float) -> Row | None:
+    """The last epoch within so many images or rows; None: the first takes more."""
+    within = [row for row in rows if row[what] <= limit]
+    return within[-1] if within else None
+
+
+def outcome(run: Finished, limits: dict[str, float]) -> dict[str, float]:
+    """How good the network has become: at the end, at its best, at equal cost."""
+    last, best = run.rows[-1], best_of(run.rows)
+    found = {
+        "accuracy, %": last["acc1"],
+        "top-5 accuracy, %": last.get("acc5"),
+        "test loss": last.get("test_loss"),
+        "accuracy on augmented images, %": last["acc1_augmented"],
+        "best accuracy, %": best["acc1"],
+        "epoch of the best": best["epoch"],
+        "task loss": last["task_loss"],
+    }
+    for what, limit in limits.items():
+        row = reached(run.rows, what, limit)
+        found[f"accuracy at {limit:.0f} {what}, %"] = row and row["acc1"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def medians(scores: dict[str, Any]) -> dict[str, float]:
+    """Of the invariance scores, layer by layer."""
+    found = {}
     for layers in scores.values():
         for depth, (name, layer) in enumerate(layers.items()):
             place = f"layer {depth} (`{name}`)" if depth else "pixels"
-            shown[f"median score, {place}"] = layer["50%"]
-    return shown
+            found[f"median score, {place}"] = layer["50%"]
+    return found
 
 
 def cell(numbers: list[float]) -> str:
     """Mean over the seeds, and their standard deviation."""
     if not numbers:
         return "-"
-    mean = f"{statistics.mean(numbers):.3g}"
+    mean = statistics.mean(numbers)
+    shown = f"{mean:.0f}" if abs(mean) >= 1000 else f"{mean:.3g}"
     if len(numbers) < 2:
-        return mean
-    return f"{mean} ± {statistics.stdev(numbers):.2g}"
+        return shown
+    return f"{shown} ± {statistics.stdev(numbers):.2g}"
 
 
 def table(folders: list[Path]) -> Iterator[str]:
-    """Markdown: a column a setting, a row a quantity."""
+    """Markdown: a column a setting, a row a quantity.
+
+    Raises:
+        ValueError: a folder without a run.
+    """
     groups = {
-        name: [values(folder) for folder in members]
+        name: [read(folder) for folder in members]
         for name, members in settings(folders).items()
     }
-    heads = [f"{name} (n = {len(runs)})" for name, runs in groups.items()]
+    runs = [run for members in groups.values() for run in members]
+    limits = {what: min(run.rows[-1][what] for run in runs) for what in SPENT}
+    shown = {
+        name: [cost(run) | outcome(run, limits) | medians(run.scores) for run in group]
+        for name, group in groups.items()
+    }
+    heads = [f"{name} (n = {len(group)})" for name, group in groups.items()]
     yield "| | " + " | ".join(heads) + " |"
     yield "|---|" + "---:|" * len(groups)
-    found = (quantity for runs in groups.values() for run in runs for quantity in run)
+    kinds = [", ".join(dict.fromkeys(map(kind, group))) for group in groups.values()]
+    yield "| training | " + " | ".join(kinds) + " |"
+    found = (quantity for group in shown.values() for run in group for quantity in run)
     for quantity in dict.fromkeys(found):
         cells = [
-            cell([run[quantity] for run in runs if quantity in run])
-            for runs in groups.values()
+            cell([run[quantity] for run in group if quantity in run])
+            for group in shown.values()
         ]
         yield f"| {quantity} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
-    print("\n".join(table([Path(name) for name in sys.argv[1:]])))
+    try:
+        print("\n".join(table([Path(name) for name in sys.argv[1:]])))
+    except ValueError as error:
+        sys.exit(f"compare.py: error: {error}")

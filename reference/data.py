@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from folders import image_folder, tiny_imagenet
-from parts import InMemory, part
+from parts import InMemory, held, part
 from PIL import Image
-from presets import PRESETS, Preset
+from presets import PRESETS, STOCK, Preset, Wanted
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FakeData
@@ -33,40 +33,42 @@ class Data:
 def load(
     name: str,
     path: str,
-    crop: int | None = None,
-    resize: int | None = None,
+    wanted: Wanted = STOCK,
     *,
     train_images: int | None = None,
     test_images: int | None = None,
+    hold: bool = False,
 ) -> Data:
     """The data set of that name.
 
     Args:
         name: one of `NAMES`.
         path: where it lies (CIFAR is downloaded to it where there is a network).
-        crop: side of the images of an image folder; by default 224, or less if they are
-            smaller.
-        resize: shorter side before the crop.
+        wanted: of its preset, which for an image folder is ImageNet's: 224 pixels, or
+            less if the images are smaller.
         train_images: so many of the training images alone, the same ones in every run,
             equally many of each class as far as that goes.
         test_images: so many of the held-out images alone.
+        hold: decode all of them once, and keep them in memory.
 
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it.
-        ValueError: there are not so many images.
+        ValueError: there are not so many images, or they are too many to hold.
     """
-    if name == "digits":
-        data = digits(PRESETS[name])
-    elif name == "fake":
-        data = fake(PRESETS[name])
-    elif name == "imagefolder":
-        data = Data(*image_folder(Path(path), crop, resize))
+    if name == "imagefolder":
+        data = Data(*image_folder(Path(path), wanted))
     elif name == "tinyimagenet":
-        data = Data(*tiny_imagenet(Path(path), PRESETS[name]))
+        data = Data(*tiny_imagenet(Path(path), PRESETS[name].adapted(wanted)))
+    elif name == "digits":
+        data = digits(PRESETS[name].adapted(wanted))
+    elif name == "fake":
+        data = fake(PRESETS[name].adapted(wanted))
     else:
-        data = cifar(name, path, PRESETS[name])
+        data = cifar(name, path, PRESETS[name].adapted(wanted))
     data.train = part(data.train, train_images, "--train-images")
     data.test = part(data.test, test_images, "--test-images")
+    if hold:
+        data.train, data.test = held(data.train), held(data.test)
     return data
 
 
@@ -109,17 +111,16 @@ def digits(preset: Preset) -> Data:
     """All digits, brought to size once."""
     train, test = (
         InMemory(torch.stack([image for image, _ in digits]), digits.labels)
-        for digits in (Digits(True, preset), Digits(False, preset))
+        for digits in (Digits(True, preset.training()), Digits(False, preset))
     )
     return Data(train, test, 10, preset)
 
 
 def fake(preset: Preset) -> Data:
     """Noise with labels, to try a command without any data."""
-    size = (3, preset.crop, preset.crop)
     train, test = (
-        FakeData(count, size, 10, preset.transforms(), random_offset=offset)
-        for count, offset in ((256, 0), (64, 256))
+        FakeData(count, (3, 32, 32), 10, own.transforms(), random_offset=offset)
+        for own, count, offset in ((preset.training(), 256, 0), (preset, 64, 256))
     )
     return Data(train, test, 10, preset)
 
@@ -133,12 +134,17 @@ def cifar(name: str, path: str, preset: Preset) -> Data:
         raise FileNotFoundError(
             f"{name} is not below --data-path {path} and cannot be downloaded ({error})"
         ) from error
-    # They are stored at the preset's size, [N, 32, 32, 3].
+    classes = len(both[0].classes)
+    for stored, own in zip(both, (preset.training(), preset), strict=True):
+        stored.transform = own.transforms()
+    if {preset.crop, preset.resize, preset.train_crop} != {32}:
+        return Data(*both, classes, preset)
+    # They are stored at that size, [N, 32, 32, 3]: nothing is left to do.
     train, test = (
         InMemory(torch.from_numpy(c.data).permute(0, 3, 1, 2).contiguous(), c.targets)
         for c in both
     )
-    return Data(train, test, len(both[0].classes), preset)
+    return Data(train, test, classes, preset)
 
 
 def export_digits(folder: Path) -> int:

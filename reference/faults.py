@@ -134,6 +134,22 @@ def on_first(function: Callable[..., Any], *args: Any) -> Any:
     return result
 
 
+def first_then_all(function: Callable[..., Any], *args: Any) -> Any:
+    """What the function returns in each process, which the first one calls before all.
+
+    Then one process of each machine, then the rest: who downloads does it alone, and
+    what is wrong is said once.
+
+    Raises:
+        Exception: the function's own on the first process.
+        Elsewhere: it raised there, on the others.
+    """
+    held: list[Any] = []
+    on_first(lambda: held.append(function(*args)))
+    with PartialState().local_main_process_first():
+        return held[0] if held else function(*args)
+
+
 def guarded(function: Callable[[], None]) -> int:
     """The exit status of the script; a known error is told in one line."""
     try:

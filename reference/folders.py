@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
-from presets import Preset, for_images
+from presets import Preset, Wanted, for_images
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
@@ -55,7 +55,7 @@ class ImageFiles(Dataset):
         return self.transform(read_image(self.files[index])), self.targets[index]
 
 
-def image_folder(path: Path, crop: int | None, resize: int | None) -> Parts:
+def image_folder(path: Path, wanted: Wanted) -> Parts:
     """Folders train/CLASS and val/CLASS (or test/CLASS) of image files.
 
     Returns:
@@ -73,10 +73,11 @@ def image_folder(path: Path, crop: int | None, resize: int | None) -> Parts:
             f"a folder a class; it holds {sorted(p.name for p in path.iterdir())[:5]}"
         )
     first = ImageFolder(path / "train", loader=read_image)
-    preset = for_images(min(first[0][0].size), crop, resize)
+    preset = for_images(min(first[0][0].size)).adapted(wanted)
+    parts = {path / "train": preset.training(), held_out: preset}
     train, test = (
-        ImageFolder(part, preset.transforms(), loader=read_image)
-        for part in (path / "train", held_out)
+        ImageFolder(part, own.transforms(), loader=read_image)
+        for part, own in parts.items()
     )
     if train.classes != test.classes:
         alone = sorted(set(train.classes) ^ set(test.classes))
@@ -115,10 +116,9 @@ def tiny_imagenet(path: Path, preset: Preset) -> Parts:
     labels = {name: label for label, name in enumerate(classes)}
     files = [file for name in classes for file in _images(train / name / "images")]
     targets = [labels[file.parts[-3]] for file in files]
-    transform = preset.transforms()
     return (
-        ImageFiles(files, targets, transform),
-        ImageFiles(*_annotated(annotations, labels), transform),
+        ImageFiles(files, targets, preset.training().transforms()),
+        ImageFiles(*_annotated(annotations, labels), preset.transforms()),
         len(classes),
         preset,
     )

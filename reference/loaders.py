@@ -3,40 +3,54 @@
 import argparse
 import os
 import random
+from collections.abc import Callable
 
 import torch
 from faults import ignore_signals
 from parts import InMemory
 from sampling import EpochSampler
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dai_plugin.views.expand import mix_seed
 
+Augment = Callable[[Tensor], Tensor]
+
 
 class Seeded(Dataset):
-    """A data set whose random numbers are those of (seed, epoch, index).
+    """A data set, augmented with the random numbers of (seed, epoch, key).
 
-    So an image is the same whichever worker loads it, and when.
+    So an image is the same whichever worker loads it, and when; its repetitions in an
+    epoch, which `EpochSampler` gives keys of their own, are not.
+
+    Args:
+        dataset: uint8 images and their classes.
+        seed: of the run.
+        augment: what is done to an image, if anything.
     """
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: Dataset, seed: int, augment: Augment | None) -> None:
+        self._dataset, self._seed, self._augment = dataset, seed, augment
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        seed = mix_seed(self._seed, self.epoch, index)
+    def __getitem__(self, key: int) -> tuple[Tensor, int]:
+        seed = mix_seed(self._seed, self.epoch, key)
         if get_worker_info() is not None:
-            _seed_all(seed)
-            return self._dataset[index]
+            return self._item(key, seed)
         with torch.random.fork_rng(devices=[]):
             before = random.getstate()
-            _seed_all(seed)
-            item = self._dataset[index]
+            item = self._item(key, seed)
             random.setstate(before)
         return item
+
+    def _item(self, key: int, seed: int) -> tuple[Tensor, int]:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        image, target = self._dataset[key % len(self._dataset)]
+        return self._augment(image) if self._augment else image, target
 
 
 class TrainingBatches:
@@ -44,7 +58,8 @@ class TrainingBatches:
 
     Args:
         images: the data set.
-        args: `--batch-size`, `--workers`, `--seed`.
+        args: `--batch-size`, `--workers`, `--seed`, `--ra-sampler`, `--ra-reps`.
+        augment: what the workers do to an image, if anything.
         rank: of this process.
         processes: how many there are.
 
@@ -53,14 +68,25 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, images: Dataset, args: argparse.Namespace, rank: int, processes: int
+        self,
+        images: Dataset,
+        args: argparse.Namespace,
+        augment: Augment | None,
+        rank: int,
+        processes: int,
     ) -> None:
-        self._data = Seeded(images, args.seed)
+        self._data = Seeded(images, args.seed, augment)
         self._sampler = EpochSampler(
-            len(self._data), args.batch_size, args.seed, rank, processes
+            len(self._data),
+            args.batch_size,
+            args.seed,
+            rank,
+            processes,
+            repetitions=args.ra_reps if args.ra_sampler else 1,
         )
+        idle = in_memory(images) and augment is None
         # Its own generator: else each epoch's start would draw from the global one.
-        common = _common(images, args) | {"generator": torch.Generator()}
+        common = _common(args, idle) | {"generator": torch.Generator()}
         self.workers = common["num_workers"]
         self._loader = DataLoader(
             self._data, args.batch_size, sampler=self._sampler, **common
@@ -85,14 +111,15 @@ def test_batches(images: Dataset, args: argparse.Namespace) -> DataLoader:
         images,
         args.batch_size * args.num_views,
         generator=torch.Generator(),
-        **_common(images, args),
+        **_common(args, in_memory(images)),
     )
 
 
-def _common(images: Dataset, args: argparse.Namespace) -> dict[str, object]:
+def _common(args: argparse.Namespace, idle: bool) -> dict[str, object]:
+    """What all loaders have; `idle`: there is nothing for workers to do."""
     cores = os.cpu_count() or 1
     return {
-        "num_workers": 0 if in_memory(images) else min(args.workers, cores),
+        "num_workers": 0 if idle else min(args.workers, cores),
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": ignore_signals,
     }
@@ -101,8 +128,3 @@ def _common(images: Dataset, args: argparse.Namespace) -> dict[str, object]:
 def in_memory(images: Dataset) -> bool:
     """Whether there is nothing to load."""
     return isinstance(images, InMemory)
-
-
-def _seed_all(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)

@@ -40,7 +40,7 @@ class Tally:
 
     Attributes:
         shown: meters of the values that the lines show.
-        layers: meters of each layer's invariance loss.
+        layers: meters of each term's loss at each layer, by column of metrics.csv.
         seen: images so far.
         right: those of them that were classified right.
     """
@@ -61,7 +61,7 @@ class Tally:
 
     def means(self) -> dict[str, float]:
         """The columns of metrics.csv."""
-        layers = {f"layer:{name}": meter.mean for name, meter in self.layers.items()}
+        layers = {name: meter.mean for name, meter in self.layers.items()}
         return {
             "loss": self.shown["loss"].mean,
             "task_loss": self.shown["task"].mean,

@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -21,13 +23,17 @@ OWN = {
     "densenet_bc": densenet_bc,
 }
 
+# Networks that return the outputs of auxiliary heads too while they train, and the
+# weight of a head's loss (arXiv:1409.4842, section 5; arXiv:1512.00567's authors').
+AUXILIARY = {"googlenet": 0.3, "inception_v3": 0.4}
+
 
 def names() -> list[str]:
     """Names of all models: ours, then torchvision's classifiers."""
     return [*OWN, *torchvision.models.list_models(module=torchvision.models)]
 
 
-def arguments(name: str, num_classes: int, width: float) -> dict[str, float]:
+def arguments(name: str, num_classes: int, width: float) -> dict[str, Any]:
     """Keyword arguments that `build` passes on: what a checkpoint has to remember.
 
     Raises:
@@ -41,10 +47,13 @@ def arguments(name: str, num_classes: int, width: float) -> dict[str, float]:
         raise ValueError(
             f"--width {width}: {name} has no width factor; {', '.join(OWN)} have"
         )
+    if name in AUXILIARY:
+        # torchvision's own values, which it warns of where they are not given.
+        return {"num_classes": num_classes, "aux_logits": True, "init_weights": True}
     return {"num_classes": num_classes}
 
 
-def build(name: str, **options: float) -> nn.Module:
+def build(name: str, **options: Any) -> nn.Module:
     """The untrained network of that name.
 
     Raises:
@@ -55,3 +64,28 @@ def build(name: str, **options: float) -> nn.Module:
     if name not in names():
         raise ValueError(f"no model {name!r}; there are {', '.join(names())}")
     return torchvision.models.get_model(name, weights=None, **options)
+
+
+def try_size(model: nn.Module, name: str, side: int, flag: str) -> None:
+    """Runs the network on the shapes of two images, without computing anything.
+
+    Args:
+        model: in the mode that counts.
+        name: of the network.
+        side: of the images, in pixels.
+        flag: that sets it.
+
+    Raises:
+        ValueError: it does not run on images of that size.
+    """
+    states = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = {key: state.detach().to("meta") for key, state in states.items()}
+    images = torch.empty(2, 3, side, side, device="meta")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.func.functional_call(model, shapes, images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"--model {name} does not run on images of {side} x {side} pixels "
+            f"({str(error).partition(chr(10))[0]}): give another {flag}"
+        ) from error

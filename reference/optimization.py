@@ -1,10 +1,12 @@
 """What changes the weights: optimizer, learning-rate schedule, average of weights."""
 
 import argparse
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from parameters import decay_groups
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -12,9 +14,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 def build_optimizer(
     model: nn.Module, args: argparse.Namespace
 ) -> torch.optim.Optimizer:
-    """The optimizer of `--opt`."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    common: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay}
+    """The optimizer of `--opt`, with the weight decay of each kind of parameter."""
+    parameters = decay_groups(model, args)
+    common: dict[str, Any] = {"lr": args.lr}
     if args.opt == "adamw":
         return torch.optim.AdamW(parameters, **common)
     common["momentum"] = args.momentum
@@ -50,6 +52,15 @@ def build_scheduler(
     else:
         rise = schedules.ConstantLR(optimizer, args.lr_warmup_decay, total_iters=warmup)
     return schedules.SequentialLR(optimizer, [rise, main_schedule], milestones=[warmup])
+
+
+def advance(schedule: torch.optim.lr_scheduler.LRScheduler, epochs: int) -> None:
+    """Brings a schedule to where a run of so many epochs has it."""
+    with warnings.catch_warnings():
+        # torch misses the optimizer's steps, which were those of another process.
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        while schedule.last_epoch < epochs:
+            schedule.step()
 
 
 def agree(network: nn.Module) -> None:

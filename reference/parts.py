@@ -1,5 +1,7 @@
 """Data sets held in memory, and fixed parts of any data set."""
 
+import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,6 +51,29 @@ def part(data: Dataset, count: int | None, flag: str) -> Dataset:
     if isinstance(data, InMemory):
         return InMemory(data.images[chosen], data.targets[chosen])
     return Subset(data, chosen.tolist())
+
+
+def held(data: Dataset) -> InMemory:
+    """The data set in memory, every image decoded once.
+
+    Raises:
+        ValueError: its images need more than half of this machine's memory.
+    """
+    if isinstance(data, InMemory):
+        return data
+    shape = (len(data), *data[0][0].shape)
+    size = math.prod(shape)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory / 2:
+        raise ValueError(
+            f"--cache-dataset: {len(data)} images need {size / 2**30:.1f} GiB, more "
+            f"than half of the {memory / 2**30:.1f} GiB of this machine; leave it out"
+        )
+    images, targets = torch.empty(shape, dtype=torch.uint8), []
+    for i in range(len(data)):
+        images[i], target = data[i]
+        targets.append(target)
+    return InMemory(images, targets)
 
 
 def balanced(targets: Tensor, count: int) -> Tensor:

@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import output
 import torch
-from accelerate import Accelerator
-from checkpoints import write, write_json
+from best import best_of, results
+from checkpoints import bring_best
+from files import write, write_json
 from loaders import in_memory
 from meters import Pace
 from run import Run, images_per_update
@@ -44,23 +46,27 @@ def trackers(report_to: str) -> list[str] | None:
     return found
 
 
-def begin(output: Path, accelerator: Accelerator, args: argparse.Namespace) -> None:
-    """Writes run.json; so an unwritable folder is found before the first step.
+def begin(run: Run, resumed: Path | None) -> list[str]:
+    """Writes run.json, and takes what lies in the folder away or takes it over.
 
-    Raises:
-        OSError: it cannot be written.
+    Args:
+        run: before its first step.
+        resumed: the checkpoint that it goes on from.
+
+    Returns:
+        What is to be told of it.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "run.json", description(accelerator, args))
-    except OSError as error:
-        raise OSError(
-            f"--output-dir {output} cannot be written: {error}; choose another folder"
-        ) from error
+    if run.args.overwrite:
+        output.clear(run.output)
+    missing = bring_best(run, resumed.parent) if resumed else ""
+    run.about = description(run, resumed)
+    _write_about(run)
+    return [missing] if missing else []
 
 
-def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str, Any]:
+def description(run: Run, resumed: Path | None) -> dict[str, Any]:
     """What one needs to know to repeat the run."""
+    args, accelerator = run.args, run.accelerator
     device = accelerator.device
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
@@ -68,6 +74,7 @@ def description(accelerator: Accelerator, args: argparse.Namespace) -> dict[str,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "arguments": vars(args),
+        "resumed": resumed,
         "seed": args.seed,
         "processes": accelerator.num_processes,
         "device": f"{device.type}: {name or platform.machine()}",
@@ -82,7 +89,9 @@ def describe(run: Run) -> None:
     """States the size and cost of the run."""
     args, accelerator, images = run.args, run.accelerator, run.images
     processes, steps = accelerator.num_processes, args.gradient_accumulation_steps
-    rows, total = args.batch_size * args.num_views, images_per_update(args, accelerator)
+    total, settings = images_per_update(args, accelerator), run.attachment.settings
+    layout, cost = settings.layout(args.batch_size), settings.cost(args.batch_size)
+    seldom = f", in one of {args.every} steps" if args.every > 1 else ""
     alone = accelerator.device.type == "cpu" and processes == 1
     hint = " (several come from torchrun --nproc_per_node N)" if alone else ""
     run.say(
@@ -91,9 +100,9 @@ def describe(run: Run) -> None:
         f"{images.preset.crop} x {images.preset.crop} pixels\n"
         f"{processes} process(es) on {accelerator.device}{hint}, mixed precision "
         f"{accelerator.mixed_precision}\n"
-        f"{args.batch_size} images x {args.num_views} views = {rows} rows a step and "
-        f"process: {args.num_views} times the compute of a run without views\n"
-        f"an optimizer step: {total} images, {total * args.num_views} rows "
+        f"{layout} = {layout.rows} rows a step and process{seldom}: {cost:.4g} times "
+        "the compute of a run without views\n"
+        f"an optimizer step: {total} images, {round(total * cost)} rows "
         f"({processes} process(es) x {steps} accumulation step(s)), learning rate "
         f"{args.lr:g}"
     )
@@ -110,6 +119,12 @@ def tell_loading(run: Run, pace: Pace) -> None:
             f"the loader is the bottleneck: give it {more if workers < cores else ''}"
             "smaller image files, or a faster disk"
         )
+
+
+def write_results(run: Run) -> None:
+    """Replaces metrics.csv, and the results in run.json, after an epoch."""
+    write_metrics(run.output / "metrics.csv", run.progress.rows)
+    _write_about(run)
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -129,22 +144,28 @@ def track(run: Run, row: dict[str, Any]) -> None:
     """Sends the row and the layers' weights to the trackers."""
     args, prefix = run.args, "layer:"
     fired = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
-    shares = spread_weights(
-        args.layer_weights, args.last_to_first, run.attachment.layers, fired
-    )
+    law = args.layer_weights, args.last_to_first
+    shares = spread_weights(*law, run.attachment.layers, fired) if fired else []
     alpha = run.attachment.stats()["alpha"]
     weights = {
         f"weight:{name}": alpha * share
         for name, share in zip(fired, shares, strict=True)
     }
     values = {name: value for name, value in row.items() if name != "epoch"}
-    run.accelerator.log(values | weights | {"alpha": alpha}, step=row["epoch"])
+    values |= {"alpha": alpha, "best_acc1": best_of(run.progress.rows)["acc1"]}
+    run.accelerator.log(values | weights, step=row["epoch"])
 
 
 def plain(args: argparse.Namespace) -> dict[str, Any]:
     """The flags as trackers take them."""
     kept = (int, float, str, bool)
     return {k: v if isinstance(v, kept) else str(v) for k, v in vars(args).items()}
+
+
+def _write_about(run: Run) -> None:
+    progress = run.progress
+    found = results(progress.rows, progress.epoch, run.args.epochs)
+    write_json(run.output / "run.json", run.about | {"results": found})
 
 
 def _version(package: str) -> str | None:

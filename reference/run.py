@@ -5,18 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import augmentations
 import data
-import models
 import sharding
 import torch
+import weights
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from faults import Watch
+from faults import Watch, first_then_all
 from loaders import TrainingBatches, test_batches
 from meters import Tally
+from network import start
 from optimization import WeightAverage, build_optimizer, build_scheduler
+from presets import Wanted
 from torch import nn
 from torch.utils.data import DataLoader
+from weights import Pretrained
 
 import dai_plugin
 from dai_plugin.cli.sources import load_scheme, with_values
@@ -60,7 +64,10 @@ class Progress:
 
 @dataclass
 class Run:
-    """All that the files of this folder hand each other."""
+    """All that the files of this folder hand each other.
+
+    `about` is what run.json says of the start, in the first process.
+    """
 
     args: argparse.Namespace
     accelerator: Accelerator
@@ -77,6 +84,8 @@ class Run:
     watch: Watch
     progress: Progress
     output: Path
+    notes: list[str]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def batches(self) -> int:
@@ -93,20 +102,14 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
     """The run that the flags ask for, before its first step."""
     sharding.check(args, accelerator)
     set_seed(args.seed)
-    with accelerator.local_main_process_first():  # who downloads, if anyone has to
-        images = data.load(
-            args.dataset,
-            args.data_path,
-            args.train_crop_size,
-            args.val_resize_size,
-            train_images=args.train_images,
-            test_images=args.test_images,
-        )
+    pretrained = first_then_all(weights.read, args)
+    images = first_then_all(_images, args, pretrained)
     rank, processes = accelerator.process_index, accelerator.num_processes
-    training = TrainingBatches(images.train, args, rank, processes)
+    augment = augmentations.of_image(args, images.preset.mean)
+    training = TrainingBatches(images.train, args, augment, rank, processes)
     testing = test_batches(images.test, args)
-    options = models.arguments(args.model, images.num_classes, args.width)
-    model = _network(args, accelerator, options)
+    network = start(args, accelerator, images.preset, images.num_classes, pretrained)
+    model = network.model
     criterion = nn.CrossEntropyLoss(label_smoothing=args.label_smoothing)
     attachment = attach(model, criterion, images.preset, args, len(training))
     if args.compile:
@@ -122,7 +125,7 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
         args,
         accelerator,
         images,
-        options,
+        network.options,
         model,
         criterion,
         attachment,
@@ -134,6 +137,7 @@ def assemble(args: argparse.Namespace, accelerator: Accelerator) -> Run:
         Watch(processes, args.timeout),
         Progress(),
         Path(args.output_dir),
+        network.notes,
     )
 
 
@@ -153,7 +157,11 @@ def attach(
         model,
         criterion,
         num_views=args.num_views,
-        alpha=args.alpha,
+        every=args.every,
+        share=args.share,
+        term=args.term,
+        # One view has no other to be like: the plain loop.
+        alpha=args.alpha if args.num_views > 1 else 0.0,
         beta=args.beta,
         layers=args.layers[0] if len(args.layers) == 1 else args.layers,
         layer_weights=args.layer_weights,
@@ -174,17 +182,19 @@ def images_per_update(args: argparse.Namespace, accelerator: Accelerator) -> int
     return args.batch_size * accelerator.num_processes * steps
 
 
-def _network(
-    args: argparse.Namespace, accelerator: Accelerator, options: dict[str, Any]
-) -> nn.Module:
-    model = models.build(args.model, **options)
-    if args.sync_bn:
-        if accelerator.device.type == "cpu":
-            raise ValueError(
-                "--sync-bn: torch's SyncBatchNorm runs on GPUs alone, and this run is "
-                "on the CPU: leave the flag out"
-            )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if args.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model
+def _images(args: argparse.Namespace, pretrained: Pretrained | None) -> data.Data:
+    wanted = Wanted(
+        args.train_crop_size,
+        args.val_crop_size,
+        args.val_resize_size,
+        args.interpolation,
+        pretrained.statistics if pretrained else None,
+    )
+    return data.load(
+        args.dataset,
+        args.data_path,
+        wanted,
+        train_images=args.train_images,
+        test_images=args.test_images,
+        hold=args.cache_dataset,
+    )

@@ -20,12 +20,18 @@ class EpochSampler(Sampler[int]):
 
     The loader must not be sharded again: give it to no `accelerator.prepare`.
 
+    With repetitions every image stands several times in a row, so that its copies go to
+    different ranks, or to one batch. An epoch then has as many images as without, less
+    what is no multiple of 256 (repeated augmentation, arXiv:1901.09335, as torchvision
+    counts it). A repetition has a key of its own: `index + repetition * length`.
+
     Args:
         length: number of images in the data set.
         batch_size: images in a batch of one rank, as the loader has it.
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        repetitions: times that an image is shown in a row.
 
     Attributes:
         epoch: whose order is given.
@@ -42,6 +48,7 @@ class EpochSampler(Sampler[int]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        repetitions: int = 1,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise ValueError(
@@ -52,13 +59,21 @@ class EpochSampler(Sampler[int]):
                 f"rank {rank} of world_size {world_size}: ranks go from 0 to "
                 "world_size - 1"
             )
+        if repetitions > 1 and length < 256:
+            raise ValueError(
+                f"--ra-sampler counts whole portions of 256 images, and there are "
+                f"{length}: leave it out"
+            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self.repetitions = repetitions
         self.epoch = self.start = 0
 
     @property
     def images(self) -> int:
         """Number of images that this rank sees in a whole epoch."""
+        if self.repetitions > 1:
+            return self.length // 256 * 256 // self.world_size
         return math.ceil(self.length / self.world_size)
 
     @property
@@ -87,9 +102,11 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator)
+        repetitions = torch.arange(self.repetitions) * self.length
+        keys = (order[:, None] + repetitions).flatten()
         # Wrapped, more than once if there are more ranks than images.
         places = torch.arange(self.rank, self.images * self.world_size, self.world_size)
-        return iter(order[places[self.start :] % self.length].tolist())
+        return iter(keys[places[self.start :] % len(keys)].tolist())
 
     def __len__(self) -> int:
         return self.images - self.start

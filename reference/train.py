@@ -17,48 +17,62 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import augmentations
+import best
 import checkpoints
+import machine
+import models
+import output
 import recording
 import scoring
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
 from evaluation import test
-from faults import Interrupted, guarded, on_first, rejoin
+from faults import Interrupted, guarded, on_first
 from flags import parse
+from measuring import epoch_row, measure
 from meters import Pace
+from optimization import advance
 from run import Run, assemble
 from torch import Tensor
-from torchvision.transforms import v2
 
 
 def main(args: argparse.Namespace) -> None:
     """Trains, tests and saves."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    on_cpu = args.device == "cpu" or not torch.cuda.is_available()
-    timeout = timedelta(seconds=args.timeout)
-    rejoin("gloo" if on_cpu else "nccl", timeout)
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=args.mixed_precision,
-        log_with=recording.trackers(args.report_to),
-        project_dir=args.output_dir,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
-    )
-    output = Path(args.output_dir)
-    found = on_first(checkpoints.load, args.resume, output) if args.resume else None
+    accelerator = machine.prepare(args)
+    # What is only tested writes nothing.
+    with nullcontext() if args.test_only else output.locked(Path(args.output_dir)):
+        run, told = set_up(args, accelerator)
+        recording.describe(run)
+        for line in (*machine.mapped(args, accelerator), *run.notes, *told):
+            run.say(line)
+        with run.watch:
+            try:
+                test(run) if args.test_only else train(run)
+            except Interrupted as interruption:
+                leave(run, interruption)
+        accelerator.end_training()
+
+
+def set_up(args: argparse.Namespace, accelerator: Accelerator) -> tuple[Run, list[str]]:
+    """The run, new or resumed, and what is to be told of its beginning."""
+    folder = Path(args.output_dir)
+    found = on_first(checkpoints.load, args.resume, folder, args.test_only)
+    if args.test_only and not (found or args.weights):
+        raise ValueError(checkpoints.UNTRAINED)
+    path = found.path if found else None
+    if not args.test_only:
+        on_first(output.check, folder, path, args.resume, args.overwrite)
     run = assemble(args, accelerator)
     if found:
-        checkpoints.resume(run, found)
+        told = checkpoints.resume(run, found)
+    else:
+        told, run.progress.epoch = [], args.start_epoch
+        advance(run.scheduler, args.start_epoch)
     if not args.test_only:
-        on_first(recording.begin, output, accelerator, args)
-    recording.describe(run)
-    with run.watch:
-        try:
-            test(run) if args.test_only else train(run)
-        except Interrupted as interruption:
-            leave(run, interruption)
-    accelerator.end_training()
+        told += on_first(recording.begin, run, path)
+    return run, told
 
 
 def train(run: Run) -> None:
@@ -76,11 +90,12 @@ def train(run: Run) -> None:
             run.scheduler.step()
         row = progress.row | test(run)
         progress.finish(row)
-        metrics = run.output / "metrics.csv"
-        on_first(recording.write_metrics, metrics, progress.rows)
+        on_first(recording.write_results, run)
         recording.track(run, row)
         checkpoints.save_network(run)
         checkpoints.save(run)
+    if progress.rows:
+        run.say(best.told(progress.rows))
     scoring.show(run)
     took = timedelta(seconds=int(time.perf_counter() - start))
     run.say(f"Training time {took}")
@@ -109,16 +124,15 @@ def train_epoch(run: Run) -> dict[str, Any]:
     pace = Pace(name, args.print_freq, accelerator.is_main_process)
     first, seen = progress.step, progress.tally.seen
     batches = run.training.epoch(progress.epoch, first)
-    mixup = mix(args.mixup_alpha, run.images.num_classes)
+    mix = augmentations.of_batch(args, run.images.num_classes)
     problem = ""
     for i, shown, batch in pace.over(batches, progress.tally, first, run.batches):
         window, last = window_of(i, run.batches, args.gradient_accumulation_steps)
         with nullcontext() if last else accelerator.no_sync(run.model):
-            images, targets = mixup(*prepared(run, *batch))
-            outputs = run.model(images)
-            loss = run.criterion(outputs, targets)
+            images, targets = mix(*prepared(run, *batch))
+            loss, outputs = loss_of(run, run.model(images), targets)
             accelerator.backward(loss / window)
-        problem = measure(run, pace, shown, outputs, targets) or problem
+        problem = measure(run, pace, shown, loss, outputs, targets) or problem
         if last:
             update(run)
             progress.step = i + 1
@@ -143,11 +157,17 @@ def prepared(run: Run, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     return images, targets
 
 
-def mix(alpha: float, num_classes: int) -> Any:
-    """Mixup of a batch, or nothing for alpha 0."""
-    if alpha:
-        return v2.MixUp(alpha=alpha, num_classes=num_classes)
-    return lambda images, targets: (images, targets)
+def loss_of(run: Run, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss, and the output that it is about; auxiliary heads count by their weight.
+
+    With `attach`, the invariance losses come with the first of the calls.
+    """
+    main, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = run.criterion(main, targets)
+    for head in heads:
+        weight = models.AUXILIARY[run.args.model]
+        loss = loss + weight * run.criterion(head, targets)
+    return loss, main
 
 
 def window_of(batch: int, batches: int, steps: int) -> tuple[int, bool]:
@@ -173,55 +193,6 @@ def update(run: Run) -> None:
         network = run.accelerator.unwrap_model(run.model)
         run.average.update(network, progress.updates, progress.epoch)
     progress.updates += 1
-
-
-def measure(run: Run, pace: Pace, shown: bool, outputs: Tensor, targets: Tensor) -> str:
-    """Adds the step to the tally; returns what is wrong with its loss, if anything.
-
-    Losses are read at each step on the CPU; on an accelerator, where reading waits for
-    the device, at the steps that are printed.
-    """
-    tally, images = run.progress.tally, len(targets)
-    if targets.dim() == 2:  # mixed: the larger share counts
-        targets = targets.argmax(1)
-    correct = outputs.argmax(1).eq(targets).sum()
-    tally.seen += images
-    tally.right = tally.right + correct
-    if not shown and run.accelerator.device.type != "cpu":
-        return ""
-    stats = run.attachment.stats()
-    layers = stats["layers"]
-    values = {
-        "lr": run.optimizer.param_groups[0]["lr"],
-        "loss": stats["total_loss"],
-        "task": stats["task_loss"],
-        "inv": sum(layers.values()) / len(layers),
-        "acc1": 100 * correct.item() / images,
-        "img/s": images * run.accelerator.num_processes / pace.seconds,
-    }
-    tally.update(images, values, layers)
-    if abs(values["loss"]) < float("inf"):
-        return ""
-    return (
-        f"the loss is {values['loss']} (task {values['task']}, layers {layers}); what "
-        "was saved before is whole; try a lower --lr"
-    )
-
-
-def epoch_row(run: Run, speed: float) -> dict[str, Any]:
-    """Means over all processes."""
-    parts = gather_object([run.progress.tally.means()])
-    means = {k: sum(part[k] for part in parts) / len(parts) for k in parts[0]}
-    layers = {k: v for k, v in means.items() if k.startswith("layer:")}
-    cells = " | ".join(f"{k.removeprefix('layer:')} {v:.3f}" for k, v in layers.items())
-    alpha = run.attachment.stats()["alpha"]
-    run.say(f"inv[{cells}] alpha {alpha:.3f}")
-    return {
-        "epoch": run.progress.epoch,
-        "lr": run.optimizer.param_groups[0]["lr"],
-        "images_per_second": speed,
-        **means,
-    }
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def test_a_plain_loop_works(net, batch, kind, settings):
     assert found.gradient_error < 1e-4
     assert found.cost == settings.get("num_views", 2)
     assert list(found.layers) == ["features.2", "features.4"]
-    assert sum(found.layers.values()) == pytest.approx(settings.get("alpha", 0.1))
+    assert sum(found.layers.values()) == pytest.approx(
+        settings.get("alpha", 0.1) + settings.get("beta", 0.0)
+    )
     assert found.repeated == {"images": [2, 3, 12, 12]}
     assert not found.warnings
 

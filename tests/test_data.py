@@ -260,7 +260,7 @@ def test_any_kind_of_image_is_read_in_colour(tmp_path, mode):
 
     file = tmp_path / "image.tif"
     square(1, 90, size=16).convert(mode).save(file)
-    image = for_images(16, None, None).transforms()(read_image(file))
+    image = for_images(16).transforms()(read_image(file))
     expected = torch.tensor(colour(1, 90) if mode != "L" else (105,) * 3)
     assert image.shape == (3, 16, 16)
     assert (image.float().mean((1, 2)) - expected).abs().max() < 3
@@ -306,3 +306,74 @@ def test_a_part_larger_than_the_whole(data, count):
         data.load("digits", "", train_images=count)
     with pytest.raises(ValueError, match="--test-images 361: the data set has 360"):
         data.load("digits", "", test_images=361)
+
+
+SIZES = [
+    ({}, (12, 12), (12, 12)),
+    ({"train_crop": 8}, (8, 8), (12, 12)),
+    ({"train_crop": 20}, (20, 20), (20, 20)),
+    ({"train_crop": 4, "resize": 8}, (4, 4), (8, 8)),
+    ({"train_crop": 6, "crop": 8, "resize": 12}, (6, 9), (8, 12)),
+    ({"crop": 10}, (10, 10), (10, 10)),
+]
+
+
+@pytest.mark.parametrize(("wanted", "train", "held_out"), SIZES)
+def test_sizes_in_training_and_testing(data, pictures, wanted, train, held_out):
+    """Of any data set; training shows the same part of a picture, at its own size."""
+    from presets import Wanted
+
+    images = data.load("imagefolder", pictures, Wanted(**wanted))
+    for part, (crop, resize) in ((images.train, train), (images.test, held_out)):
+        assert part[0][0].shape == (3, crop, crop)
+        assert part.transform.transforms[2].size == [resize]
+    for name, side in (("digits", 20), ("fake", 40)):
+        images = data.load(name, "", Wanted(train_crop=side, crop=side + 4))
+        assert images.train[0][0].shape == (3, side, side)
+        assert images.test[0][0].shape == (3, side + 4, side + 4)
+
+
+def test_interpolation_is_that_of_torchvision(data, pictures):
+    """Resized pixels are those of torchvision's own function."""
+    from presets import Wanted
+
+    image = v2.functional.pil_to_tensor(Image.open(pictures / "train/dog/1.jpg"))
+    for kind in ("nearest", "bilinear", "bicubic"):
+        images = data.load("imagefolder", pictures, Wanted(30, interpolation=kind))
+        expected = v2.functional.resize(image, [30], v2.InterpolationMode(kind))
+        assert torch.equal(images.train[10][0], expected)
+
+
+def test_a_crop_larger_than_the_image(data, pictures):
+    """The rest would be black; the flags that change it stand in the message."""
+    from presets import Wanted
+
+    message = r"crop of 12 x 12 pixels is larger .* --val-resize-size 10, and would be"
+    with pytest.raises(ValueError, match=message):
+        data.load("imagefolder", pictures, Wanted(crop=12, resize=10))
+    with pytest.raises(ValueError, match=r"crop of 20 x 20 .* --val-resize-size 16"):
+        data.load("digits", "", Wanted(crop=20, resize=16))
+
+
+def test_images_held_in_memory_are_the_same(data, pictures):
+    """Pixels and classes of the files, which may be gone by then."""
+    stock = data.load("imagefolder", pictures)
+    expected = [list(part) for part in (stock.train, stock.test)]
+    held = data.load("imagefolder", pictures, hold=True)
+    for folder in ("train", "val"):
+        (pictures / folder).rename(pictures / f"{folder} away")
+    for part, images in zip((held.train, held.test), expected, strict=True):
+        assert len(part) == len(images)
+        for (image, target), (pixels, kind) in zip(part, images, strict=True):
+            assert torch.equal(image, pixels)
+            assert target == kind
+
+
+def test_more_images_than_memory(data, monkeypatch):
+    """Their size and the machine's stand in the message."""
+    sizes = {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", sizes.get)
+    with pytest.raises(
+        ValueError, match=r"--cache-dataset: 256 images need 0\.0 GiB, "
+    ):
+        data.load("fake", "", hold=True)

@@ -1,6 +1,7 @@
 """What ends a run before its time is named, and leaves what was saved whole."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -178,25 +179,24 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path):
     assert "Epoch" not in result.stdout
 
 
-def test_a_truncated_checkpoint(tmp_path):
+def test_a_truncated_checkpoint(finished, tmp_path):
     """Named; it is not overwritten either."""
-    assert launch(*QUICK, "--epochs", 1, "--output-dir", tmp_path).returncode == 0
-    path = tmp_path / "checkpoint.pth"
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"no checkpoint"):
-        path.write_bytes(content)
-        result = launch(*QUICK, "--output-dir", tmp_path, "--resume", "auto")
-        assert f"{path} is damaged or no checkpoint" in error(result)
-        assert path.read_bytes() == content
+    folder = shutil.copytree(finished, tmp_path / "run")
+    path = folder / "checkpoint.pth"
+    content = path.read_bytes()[:-1000]
+    path.write_bytes(content)
+    result = launch(*QUICK, "--output-dir", folder, "--resume", "auto")
+    assert f"{path} is damaged or no checkpoint" in error(result)
+    assert f"--resume {folder / 'previous.pth'}" in error(result)
+    assert path.read_bytes() == content
 
 
-def test_a_checkpoint_of_another_network(tmp_path):
-    """Told apart from a damaged one."""
-    assert launch(*QUICK, "--epochs", 1, "--output-dir", tmp_path).returncode == 0
+def test_a_checkpoint_of_another_network(finished, tmp_path):
+    """Told apart from a damaged one: the flag is named."""
     result = launch(
-        *QUICK, "--width", 0.1, "--resume", tmp_path, "--output-dir", tmp_path
+        *QUICK, "--width", 0.1, "--resume", finished, "--output-dir", tmp_path
     )
-    assert "the checkpoint of another network than --model asks for" in error(result)
+    assert "--width was 0.04, is 0.1. What was saved depends on that" in error(result)
 
 
 def test_a_missing_checkpoint(tmp_path):
@@ -212,9 +212,8 @@ def test_a_loss_that_is_no_number(tmp_path, processes):
     first = launch(*common, "--epochs", 1, processes=processes)
     assert first.returncode == 0, first.stderr[-2000:]
     before = load(tmp_path)
-    before["optimizer"]["param_groups"][0]["lr"] = 1e38
-    torch.save(before, tmp_path / "checkpoint.pth")
-    result = launch(*common, "--resume", "auto", processes=processes)
+    result = launch(*common, "--resume", "auto", "--lr", 1e38, processes=processes)
+    assert "--resume: --lr was 0.1, is 1e+38" in result.stdout
     assert result.returncode == 1
     assert result.stderr.count("train.py: error: the loss is nan") >= 1
     assert load(tmp_path)["progress"] == before["progress"]

@@ -48,7 +48,7 @@ def test_keep_rows_divides_the_batch(parse):
         (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
         (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
         (("--sync", "--beta", 0.1), "--beta 0.1 compares .* --sync brings no classes"),
-        (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be 0 or more"),
+        (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be a number"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
     ],
 )
@@ -151,5 +151,64 @@ def test_the_average_is_tested_and_kept(train, tmp_path):
 def test_the_average_is_asked_for_again(train, tmp_path):
     """A checkpoint with it is no checkpoint without it."""
     train(*QUICK, "--epochs", 1, "--model-ema", "--output-dir", tmp_path)
-    with pytest.raises(ValueError, match="asks to add --model-ema"):
+    with pytest.raises(ValueError, match="--model-ema was True, is False"):
         train(*QUICK, "--resume", tmp_path, "--output-dir", tmp_path)
+
+
+def test_one_view_is_the_plain_loop(train, tmp_path):
+    """One step of a run on one clean view, against a step without any of it."""
+    import data
+    import models
+
+    train(
+        *QUICK, "--epochs", 1, "--train-images", 32, "--num-views", 1, "--first-view",
+        "clean", "--wd", 0, "--momentum", 0, "--output-dir", tmp_path,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = models.build("allcnn", num_classes=10, width=0.04)
+    part = data.load("digits", "", train_images=32)
+    images = part.preset.normalize(part.train.images)
+    torch.nn.functional.cross_entropy(model(images), part.train.targets).backward()
+    saved = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+    for name, parameter in model.named_parameters():
+        expected = parameter.detach() - 0.1 * parameter.grad
+        torch.testing.assert_close(saved[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_later_start(train, tmp_path):
+    """The epochs that are left, with their own order and learning rate."""
+    flags = (*QUICK, "--epochs", 4, "--lr-scheduler", "cosineannealinglr",
+             "--lr-warmup-epochs", 1, "--lr-warmup-decay", 0.5)  # fmt: skip
+    train(*flags, "--output-dir", tmp_path / "whole")
+    train(*flags, "--start-epoch", 2, "--output-dir", tmp_path / "late")
+    whole, late = read(tmp_path / "whole"), read(tmp_path / "late")
+    assert [row["epoch"] for row in late] == ["2", "3"]
+    assert [row["lr"] for row in late] == [row["lr"] for row in whole[2:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "layer"),
+    [
+        (("--term", "jsd"), "output of the network"),
+        (("--term", "cosine", "--layers", "last"), "features.23"),
+        (("--layers", "penultimate"), "input of classifier"),
+    ],
+)
+def test_terms_and_words_for_layers(train, tmp_path, flags, layer):
+    """What `attach` takes, the script takes; its metrics are of the layer meant."""
+    train(*QUICK, "--epochs", 1, *flags, "--output-dir", tmp_path)
+    (row,) = read(tmp_path)
+    assert [name for name in row if name.startswith("layer:")] == [f"layer:{layer}"]
+    shown = 0.9 * float(row["task_loss"]) + 0.1 * float(row[f"layer:{layer}"])
+    assert float(row["loss"]) == pytest.approx(shown, rel=1e-3)
+
+
+def test_views_now_and_then_and_of_a_share(train, tmp_path, capsys):
+    """What a step costs is said and counted as `attach` has it."""
+    train(*QUICK, "--epochs", 1, "--every", 2, "--share", 0.5, "--output-dir", tmp_path)
+    told = "32 images, 16 of them x 2 views = 48 rows a step and process, in one of 2"
+    printed = capsys.readouterr().out
+    assert f"{told} steps: 1.25 times the compute" in printed
+    assert "an optimizer step: 32 images, 40 rows" in printed
+    (row,) = read(tmp_path)
+    assert (int(row["images"]), int(row["rows"])) == (150, 188)

@@ -46,13 +46,21 @@ class OverridesCall(nn.CrossEntropyLoss):
 
 REFUSED_AT_ATTACH = [
     ({"num_views": 0}, ValueError, "num_views must be at least 1, got 0"),
+    ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+    ({"share": 0.0}, ValueError, "share must lie in (0, 1], got 0.0"),
+    ({"share": 1.5}, ValueError, "share must lie in (0, 1], got 1.5"),
+    ({"share": float("nan")}, ValueError, "share must lie in (0, 1], got nan"),
     ({"alpha": 1.5}, ValueError, "alpha and beta must lie in [0, 1]"),
     ({"beta": -0.1}, ValueError, "got alpha=0.1, beta=-0.1"),
     ({"alpha": 0.7, "beta": 0.4}, ValueError, "and so must their sum"),
     ({"correction": 2}, ValueError, "correction must be 0 or 1, got 2"),
     ({"first_view": "none"}, ValueError, "'clean' or 'augmented', got 'none'"),
     ({"when": "always"}, ValueError, "'training' or 'grad', got 'always'"),
-    ({"sync": True, "beta": 0.1}, ValueError, "set beta=0 or sync=False"),
+    (
+        {"sync": True, "beta": 0.1},
+        ValueError,
+        "leave it out (beta=0) or set sync=False",
+    ),
     ({"layer_weights": [1, -1]}, ValueError, "none negative and not all zero"),
     ({"layer_weights": [0, 0]}, ValueError, "none negative and not all zero"),
     ({"layer_weights": [1, 2, 3]}, ValueError, "got 3 layer weights for 2 layers"),
@@ -70,6 +78,8 @@ REFUSED_AT_ATTACH = [
     ({"mean": 0.5}, ValueError, "give mean and std together"),
     ({"mean": 0.5, "std": 0.0}, ValueError, "std must be positive"),
     ({"num_views": 2.5}, TypeError, "num_views must be an int, got 2.5"),
+    ({"every": 2.0}, TypeError, "every must be an int, got 2.0"),
+    ({"every": True}, TypeError, "every must be an int, got True"),
     ({"criterion": nn.CrossEntropyLoss}, TypeError, "instance: CrossEntropyLoss()"),
     ({"criterion": 3}, TypeError, "criterion must be a module, a callable, or None"),
     ({"criterion": OverridesCall()}, TypeError, "overrides __call__, which bypasses"),
@@ -173,22 +183,23 @@ def test_soft_labels_with_beta(net, batch):
 
 
 def test_dense_targets_with_moving_pixels():
-    """Masks do not follow the warp: photometric schemes only."""
+    """Numbers of which nobody said what they are: photometric schemes, or targets=."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
-    _, criterion = attach(net, nn.CrossEntropyLoss(), **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        criterion(net(images), masks)
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)
+    _, criterion = attach(net, nn.MSELoss(), **AS_THEY_ARE)
+    told = r'\[2, 2, 8, 8\] of torch.float32 belong to pixels.*use scheme="photometric"'
+    with pytest.raises(ValueError, match=told):
+        criterion(net(images), maps)
     attached(net).remove()
     dai = DataAugmentationInvariance(net, **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        dai.views(images, masks)
+    with pytest.raises(ValueError, match=told):
+        dai.views(images, maps)
     dai.remove()
     with attach(net, criterion, scheme="photometric", **AS_THEY_ARE) as attachment:
-        criterion(net(images), masks).backward()
+        criterion(net(images), maps).backward()
         assert attachment.stats()["criterion_calls"] == 1
     with attach(net, criterion, num_views=1, **AS_THEY_ARE):
-        criterion(net(images), masks).backward()  # the clean view moves nothing
+        criterion(net(images), maps).backward()  # the clean view moves nothing
 
 
 @pytest.mark.parametrize(
@@ -215,13 +226,13 @@ def test_dense_targets_with_moving_pixels():
 def test_dense_targets_with_a_pipeline(pipeline, moves):
     """Kornia's and torchvision's geometry is known, in containers, too."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    images, masks = torch.rand(2, 3, 8, 8), torch.randint(2, (2, 8, 8))
-    _, criterion = attach(net, nn.CrossEntropyLoss(), scheme=pipeline, **AS_THEY_ARE)
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)
+    _, criterion = attach(net, nn.MSELoss(), scheme=pipeline, **AS_THEY_ARE)
     output = net(images)
     if not moves:
-        return criterion(output, masks).backward()
+        return criterion(output, maps).backward()
     with pytest.raises(ValueError, match='scheme="photometric"'):
-        criterion(output, masks)
+        criterion(output, maps)
 
 
 def test_a_criterion_that_was_compiled_by_itself():
@@ -230,21 +241,30 @@ def test_a_criterion_that_was_compiled_by_itself():
         attach(SmallNet(), torch.compile(nn.CrossEntropyLoss()))
 
 
-def test_dense_labels_of_a_model_with_its_own_loss():
-    """The keyword `labels` is looked at before the forward."""
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("labels", torch.rand(2, 8, 8), "targets \\[2, 8, 8\\] of torch.float32"),
+        ("pixel_mask", torch.ones(2, 8, 8).long(), "pixel_mask .* as torch.bool it"),
+        ("extra", torch.rand(2, 5, 8, 8), "two batches of images"),
+        ("depth", torch.rand(2, 8, 8), 'use scheme="photometric"'),
+    ],
+)
+def test_dense_arguments_of_a_network(name, values, message):
+    """The name of a keyword tells whether it is a target."""
 
     class Own(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
 
-        def forward(self, images, labels):
-            return {"loss": F.cross_entropy(self.conv(images), labels)}
+        def forward(self, images, **others):
+            return {"loss": self.conv(images).mean()}
 
     net = Own()
     attach(net, **AS_THEY_ARE)
-    with pytest.raises(ValueError, match='scheme="photometric"'):
-        net(torch.rand(2, 3, 8, 8), labels=torch.randint(2, (2, 8, 8)))
+    with pytest.raises(ValueError, match=message):
+        net(torch.rand(2, 3, 8, 8), **{name: values})
 
 
 def test_images_among_the_criterions_arguments_are_no_targets(net, batch):

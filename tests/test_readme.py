@@ -14,6 +14,7 @@ from dai_plugin.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [p for p in (ROOT / "docs").glob("*.md") if "```python" in p.read_text()]
 
 
 def blocks(language):
@@ -40,6 +41,21 @@ def test_python_snippets_run(loader):
     assert names["layers"] == [f"features.{i}" for i in range(6)]
     assert list(names["scores"]) == ["input", "features.2", "features.4"]
     assert names["attachment"].settings.scheme is names["pipeline"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_snippets_of_the_pages_run(page, loader):
+    """In the order of a page, each that attaches on a fresh model of the reader's."""
+    names = {"dai_plugin": dai_plugin, "attach": dai_plugin.attach}
+    images, targets = next(iter(loader))
+    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S):
+        names["model"], names["criterion"] = SmallNet(), nn.CrossEntropyLoss()
+        exec(snippet, names)
+        if "attach(" in snippet:
+            stats = dai_plugin.attached(names["model"]).stats
+            if not stats()["forwards"]:  # the loop is the reader's
+                names["criterion"](names["model"](images), targets).backward()
+            assert stats()["criterion_calls"] == stats()["forwards"] == 1
 
 
 @pytest.mark.parametrize("line", commands("dai-plugin"))

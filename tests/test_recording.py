@@ -153,3 +153,26 @@ def test_a_missing_tracker_is_named(train, tmp_path, monkeypatch):
     )
     with pytest.raises(ImportError, match="needs wandb: pip install wandb"):
         train(*QUICK, "--report-to", "wandb", "--output-dir", tmp_path)
+
+
+def test_each_term_has_its_columns(train, tmp_path):
+    """Those of the first term are the layers', those of others bear its name."""
+    train(*QUICK, "--term", "cosine", "--beta", 0.1, "--layers", "last",
+          "--output-dir", tmp_path)  # fmt: skip
+    row = read(tmp_path)[0]
+    losses = {name: float(row[name]) for name in row if ":" in name}
+    assert list(losses) == ["layer:features.23", "class:features.23"]
+    assert (
+        0
+        < losses["layer:features.23"]
+        == pytest.approx(float(row["invariance_loss"]), rel=1e-5)
+    )
+    assert losses["class:features.23"] > 0
+
+
+def test_a_term_that_weighs_nothing_has_no_columns(train, tmp_path):
+    """The class-wise term waits for labels, and is not computed for alpha 0."""
+    train(*QUICK, "--term", "class", "--alpha", 0, "--output-dir", tmp_path)
+    row = read(tmp_path)[0]
+    assert not [name for name in row if ":" in name]
+    assert float(row["invariance_loss"]) == 0

@@ -131,3 +131,47 @@ def test_skipping_more_than_there_is(sampler, count):
     )
     with pytest.raises(ValueError, match=message):
         sampler(10, 4, 0).skip(count)
+
+
+def repeated(order, ranks, rank, repetitions):
+    """Repeated augmentation in words of lists, as torchvision's sampler has it."""
+    several = [(index, i) for index in order for i in range(repetitions)]
+    return several[rank::ranks][: len(order) // 256 * 256 // ranks]
+
+
+@pytest.mark.parametrize("length", [256, 300, 700])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_repeated_augmentation(sampler, length, ranks):
+    """Each image several times in a row, in an epoch as long as without, by 256."""
+    whole = sampler(length, 8, 5)
+    for repetitions in (2, 3):
+        for rank in range(ranks):
+            ours = sampler(length, 8, 5, rank, ranks, repetitions=repetitions)
+            for epoch in (0, 2):
+                whole.set_epoch(epoch)
+                ours.set_epoch(epoch)
+                keys = [divmod(key, length)[::-1] for key in ours]
+                assert keys == repeated(list(whole), ranks, rank, repetitions)
+                assert len(ours) == ours.images == len(keys)
+                ours.skip(2)
+                assert len(list(ours)) == len(keys) - 16
+
+
+def test_repetitions_are_augmented_differently(train):
+    """One image, its copies transformed with numbers of their own."""
+    from loaders import Seeded
+
+    data = [(torch.zeros(3, 2, 2), kind) for kind in range(5)]
+    ours = Seeded(data, 0, augment=lambda image: image + torch.rand(()))
+    first, second = ours[2], ours[7]
+    assert first[1] == second[1] == 2
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(ours[7][0], second[0])
+
+
+def test_too_few_images_to_repeat(sampler):
+    """An epoch would have none."""
+    with pytest.raises(
+        ValueError, match=r"--ra-sampler counts .* 256 .* there are 255"
+    ):
+        sampler(255, 8, 0, repetitions=3)

@@ -208,3 +208,17 @@ def test_images_with_their_channels_last_are_refused(channels):
     images = torch.rand(8, 12, 10, channels)
     with pytest.raises(ValueError, match=r"look like \[B, H, W, C\]"):
         invariance_scores(SmallNet(channels=12), images, mean=0.0, std=1.0)
+
+
+def test_scores_of_what_enters_the_classifier_and_of_the_output(net):
+    """Words that name a place instead of a module."""
+    images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    pooled = nn.Sequential(net.features, nn.Flatten())
+    options = {"mean": 0.0, "std": 1.0}
+    for word, place in (("penultimate", pooled), ("output", net)):
+        scores = invariance_scores(net, images, layers=word, **options)
+        whole = nn.Sequential(place)
+        expected = invariance_scores(whole, images, layers=["0"], **options)
+        assert len(scores) == 2
+        for one, other in zip(scores.values(), expected.values(), strict=True):
+            torch.testing.assert_close(one, other)

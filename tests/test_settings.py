@@ -53,6 +53,8 @@ def random_settings(rng):
     triple = [round(rng.random(), 3) for _ in range(3)]
     given = {
         "num_views": rng.randint(1, 16),
+        "every": rng.randint(1, 9),
+        "share": rng.choice([1.0, 0.25, 1 - rng.random()]),
         "alpha": alpha,
         "beta": round(rng.random() * (1 - alpha), 3),
         "layers": rng.choice(["auto", "features.*", ["a", "b.c"]]),
@@ -78,6 +80,8 @@ def random_settings(rng):
         "seed": rng.randint(0, 2**40),
         "strict": rng.random() < 0.5,
         "loss": rng.choice(["loss", "total", 0, 2]),
+        "targets": rng.choice(["mask", "heatmap", "boxes", "keypoints"]),
+        "ignore_index": rng.choice([255, 0, -100]),
     }
     return {name: value for name, value in given.items() if rng.random() < 0.6}
 
@@ -136,10 +140,20 @@ WRONG = {
     "correction": ({"correction": 2}, ValueError, "0 or 1, got 2"),
     "first view": ({"first_view": "plain"}, ValueError, "'clean' or 'augmented'"),
     "when": ({"when": "always"}, ValueError, "'training' or 'grad', got 'always'"),
-    "sync": ({"sync": True, "beta": 0.1}, ValueError, "set beta=0 or sync=False"),
+    "sync": (
+        {"sync": True, "beta": 0.1},
+        ValueError,
+        "leave it out .beta=0. or set sync=False",
+    ),
     "loss": ({"loss": 1.0}, TypeError, "loss must be the attribute"),
     "bool loss": ({"loss": True}, TypeError, "loss must be the attribute"),
     "scheme": ({"scheme": "heavy"}, ValueError, "heavy"),
+    "given now and then": (
+        {"scheme": "given", "every": 2},
+        ValueError,
+        "views of all images in every step, got every=2, share=1.0",
+    ),
+    "given in part": ({"scheme": "given", "share": 0.5}, ValueError, "share=0.5"),
     "misspelt": ({"alfa": 0.1}, TypeError, "alfa"),
 }
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dai_plugin import attach, attached
 
 VIEWS = 3
+MEANS = ["jsd", "cosine"]  # over images: they add up by their number
 OPTIONS = {"num_views": VIEWS, "mean": 0.0, "std": 1.0, "seed": 0}
 
 
@@ -120,6 +121,7 @@ def test_unequal_batches(sizes):
         (sizes, "ddp", {"alpha": 1.0, "correction": correction})
         for correction in (0, 1)
     ]
+    cases += [(sizes, "ddp", {"alpha": 1.0, "term": name}) for name in MEANS]
     check(cases, processes.run(every, len(sizes), cases))
 
 
@@ -175,7 +177,9 @@ def test_ranks_with_different_layers_are_told():
 
 def test_class_terms_are_refused():
     """Classes are not brought together over ranks."""
-    with pytest.raises(ValueError, match=r"sync=True takes no class-wise term"):
+    with pytest.raises(
+        ValueError, match=r"sync=True takes terms that add up over ranks"
+    ):
         attach(network(), nn.CrossEntropyLoss(), sync=True, beta=0.1)
 
 

@@ -11,7 +11,7 @@ import torch
 from test_trainers_loop import OPTIONS, trained
 from torch.utils.data import Dataset
 
-from dai_plugin import attach, attached
+from dai_plugin import attach, attached, check
 
 transformers = pytest.importorskip("transformers", reason="needs --group integrations")
 pytestmark = pytest.mark.filterwarnings("default")  # they warn of their own
@@ -93,10 +93,13 @@ def test_hugging_face_trainer(tmp_path, name, accumulation):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_hugging_face_without_terms_is_stock_on_the_rows(tmp_path, name, accumulation):
+@pytest.mark.parametrize(("share", "count"), [(1.0, 6), (0.5, 4)])
+def test_hugging_face_without_terms_is_stock_on_the_rows(
+    tmp_path, name, accumulation, share, count
+):
     """alpha=0: the run is the stock Trainer's on the very rows, losses and weights."""
     net, images, labels = NETWORKS[name](), [], []
-    attach(net, **OPTIONS | {"alpha": 0.0, "num_views": 3})
+    attach(net, **OPTIONS | {"alpha": 0.0, "num_views": 3, "share": share})
 
     def keep(_, args, kwargs):
         if torch.is_grad_enabled():  # else a look at sizes, which trains nothing
@@ -105,11 +108,11 @@ def test_hugging_face_without_terms_is_stock_on_the_rows(tmp_path, name, accumul
 
     net.register_forward_pre_hook(keep, with_kwargs=True)
     losses = run(net, tmp_path / "ours", noise(), accumulation)
-    assert {len(rows) for rows in (*images, *labels)} == {6}
+    assert {len(rows) for rows in (*images, *labels)} == {count}
     assert len(images) == attached(net).stats()["criterion_calls"] == 18
     assert attached(net).stats()["missed"] == 0
     rows, stock = Pictures(torch.cat(images), torch.cat(labels)), NETWORKS[name]()
-    expected = run(stock, tmp_path / "stock", rows, accumulation, 6, epochs=1)
+    expected = run(stock, tmp_path / "stock", rows, accumulation, count, epochs=1)
     assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for ours, theirs in zip(net.parameters(), stock.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
@@ -123,6 +126,20 @@ def test_hugging_face_one_view_is_the_stock_run(tmp_path, name, accumulation):
     attach(net, num_views=1, alpha=0.0, scheme=lambda x: x, mean=0.0, std=1.0)
     expected = run(stock, tmp_path / "stock", noise(), accumulation)
     assert run(net, tmp_path / "ours", noise(), accumulation) == expected
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_hugging_face_steps_without_views_are_the_stock_run(
+    tmp_path, name, accumulation
+):
+    """every=k, before views are due: the same losses, to the bit."""
+    stock, net = NETWORKS[name](), NETWORKS[name]()
+    attachment = attach(net, **OPTIONS | {"every": 100})
+    attachment.load_state_dict({**attachment.state_dict(), "step": 1})
+    expected = run(stock, tmp_path / "stock", noise(), accumulation)
+    assert run(net, tmp_path / "ours", noise(), accumulation) == expected
+    assert attachment.stats()["stock"] == 18
 
 
 def test_hugging_face_accumulation_keeps_the_weight_of_the_terms(tmp_path):
@@ -169,3 +186,24 @@ def test_hugging_face_label_smoothing_is_told(tmp_path):
     attach(net, **OPTIONS)
     with pytest.raises(TypeError, match="labels"):
         run(net, tmp_path, noise(), 1, label_smoothing_factor=0.1)
+
+
+def test_hugging_face_segmentation():
+    """SegFormer's own loss ignores 255, which its labels hold outside the image."""
+    torch.manual_seed(0)
+    net = transformers.SegformerForSemanticSegmentation(
+        transformers.SegformerConfig(
+            num_encoder_blocks=2, depths=[1, 1], sr_ratios=[1, 1], hidden_sizes=[8, 16],
+            patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[1, 2],
+            mlp_ratios=[2, 2], decoder_hidden_size=8, num_labels=3,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            classifier_dropout_prob=0.0, drop_path_rate=0.0,
+        )
+    )  # fmt: skip
+    batch = {
+        "pixel_values": torch.rand(4, 3, 16, 16),
+        "labels": torch.randint(3, (4, 16, 16)),
+    }
+    found = check(net, None, batch, **OPTIONS)
+    assert found.ok, str(found)
+    assert "255 outside the image" in found.targets["labels"]

@@ -51,7 +51,8 @@ def load_model(
     Raises:
         ValueError: no such model, a file that holds none, or weights of another one.
     """
-    checkpoint = _read_checkpoint(weights)
+    given = weights is not None and weights != "DEFAULT"
+    checkpoint = read_checkpoint(str(weights)) if given else {}
     options = {**checkpoint.get("model_args", {}), **(options or {})}
     path, _, function = source.partition(":")
     if path.endswith(".py"):
@@ -71,12 +72,11 @@ def load_model(
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a `state_dict`, whatever wrappers it was saved through.
+    """Loads a `state_dict`.
 
     Raises:
         ValueError: it belongs to another network.
     """
-    state = {_bare(key): value for key, value in state.items()}
     own = model.state_dict()
     wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
     missing = [k for k in own if k not in state]
@@ -89,6 +89,34 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             f"shape {wrong[:3]}; give the arguments that the network was built with"
         )
     model.load_state_dict(state)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A file with weights, opened without running code from it.
+
+    Returns:
+        What lies in the file, its `state_dict` under the key "model", with the names
+        that the network has without wrappers.
+
+    Raises:
+        ValueError: there is no such file, or no `state_dict` in it.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"the weights file {path} does not exist")
+    try:
+        # torchvision's reference script stores its arguments as a Namespace.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # What damaged bytes lead to is not for torch to foresee: errors of any kind.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} holds no weights ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, no state_dict")
+    keys = ("model", "state_dict", "model_state_dict")
+    key = next((k for k in keys if isinstance(content.get(k), Mapping)), None)
+    state, others = (content[key], content) if key else (content, {})
+    return {**others, "model": {_bare(name): value for name, value in state.items()}}
 
 
 class ImageFolders(Dataset[Tensor]):
@@ -156,26 +184,6 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name] = value
     return options
-
-
-def _read_checkpoint(weights: str | None) -> dict[str, Any]:
-    if weights is None or weights == "DEFAULT":
-        return {}
-    if not Path(weights).is_file():
-        raise ValueError(f"the weights file {weights} does not exist")
-    try:
-        # torchvision's reference script stores its arguments as a Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(weights, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{weights} holds no weights ({reason})") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{weights} holds a {type(content).__name__}, no state_dict")
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content.get(key), Mapping):
-            return {**content, "model": content[key]}
-    return {"model": content}
 
 
 def _bare(key: str) -> str:

@@ -44,19 +44,51 @@ class Scratch:
 class ViewGroups:
     """Groups of rows that are views of one image, in view-major order.
 
+    The first view of all images comes first, then the further views of the first of
+    them. Images without further views belong to no group, and their rows count nowhere.
+
+    Args:
+        num_views: M.
+        rows: N.
+        correction: 0 or 1.
+        centred: whether the mean of the rows is wanted too, for other processes.
+        alone: how many images have one view only.
+
     Attributes:
-        degrees: N, or N - 1 with the correction; divides the squares about the mean.
-        pairs: N, or N - B with the correction; divides the squares within groups.
-        centred: whether the mean of all rows is wanted too, for other processes.
+        rows: N, those in no group included.
+        images: n, the groups.
+        members: M n, the rows in groups.
+        degrees: M n, or M n - 1 with the correction; divides the squares about the
+            mean.
+        pairs: M n, or M n - n with the correction; divides the squares within groups.
     """
 
     def __init__(
-        self, num_views: int, rows: int, correction: int, centred: bool = False
+        self,
+        num_views: int,
+        rows: int,
+        correction: int,
+        centred: bool = False,
+        alone: int = 0,
     ) -> None:
         self.num_views, self.rows, self.correction = num_views, rows, correction
-        self.images, self.centred = rows // num_views, centred
-        self.degrees = max(rows - correction, 1)
-        self.pairs = max(rows - self.images if correction else rows, 1)
+        self.centred, self.alone = centred, alone
+        self.images = (rows - alone) // num_views
+        self.members = rows - alone
+        self.degrees = max(self.members - correction, 1)
+        pairs = self.members - self.images if correction else self.members
+        self.pairs = max(pairs, 1)
+
+    def grouped(self, rows: Tensor) -> Tensor:
+        """The rows in groups `[M n, ...]` of all `[N, ...]`: all, if none is alone."""
+        if not self.alone:
+            return rows
+        end = self.images + self.alone
+        return torch.cat([rows[: self.images], rows[end:]])
+
+    def views(self, rows: Tensor) -> Tensor:
+        """The rows in groups as `[M, n, ...]`: a view, if none is alone."""
+        return self.grouped(rows).view(self.num_views, self.images, *rows.shape[1:])
 
     def parts(
         self, rows: Tensor, scratch: Scratch | None = None
@@ -74,9 +106,9 @@ class ViewGroups:
                 and the compiler follow: images are summed before features are, so that
                 sums over the images share a loop.
         """
-        groups = self._views(rows)
-        first = groups[0].detach()
         if scratch is None:
+            groups = self.views(rows)
+            first = groups[0].detach()
             # With the first view among them, for autograd: it adds nothing.
             apart = groups - first
             drift = apart.sum(0)
@@ -88,12 +120,13 @@ class ViewGroups:
             views = (apart.square().sum(0), drift.square(), between.square())
             parts = [each.sum(0, dtype=wide).sum().to(rows.dtype) for each in views]
         else:
-            drift, parts = self._apart(groups, scratch)
+            first = rows[: self.images].detach()
+            drift, parts = self._apart(first, self._further(rows), scratch)
             away = torch.sub(first, first[:1], out=scratch("away", first))
             sums = torch.add(drift, away, alpha=self.num_views, out=away)
             total = sums.sum(0)
             parts.append(sum_of_squares(sums.sub_(total, alpha=1 / self.images)))
-        return parts, total / self.rows if self.centred else None
+        return parts, total / self.members if self.centred else None
 
     def combine(self, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Squares within groups and about the mean `[...]`, from parts `[..., 3]`."""
@@ -121,26 +154,28 @@ class ViewGroups:
             out: `[N, d]`, where it is made: no other memory of that size is needed.
             scratch: of the layer's blocks.
         """
-        groups, places = self._views(rows), self._views(out)
-        first, apart = groups[0], self._some(places[1:])
+        first, places = rows[: self.images], self._further(out)
+        apart = self._some(places)
         pair = self.num_views == 2  # then there is one difference, and nothing to add
-        drift = places[1] if pair else scratch("drift", first)
-        for number, views in enumerate(self._some(groups[1:])):
+        drift = places[0] if pair else scratch("drift", first)
+        for number, views in enumerate(self._some(self._further(rows))):
             torch.sub(views, first, out=apart[number])
             if not pair:
                 _add_up(apart[number], drift, number)
         common = self._common(first, drift, of_parts, of_mean, scratch)
         if incoming is None:
-            places[0].copy_(common)
+            out[: self.images].copy_(common)
             added: Iterable[Tensor | None] = repeat(None, len(apart))
         else:
-            network = self._views(incoming)
-            torch.add(common, network[0], out=places[0])
-            added = self._some(network[1:])
+            torch.add(common, incoming[: self.images], out=out[: self.images])
+            added = self._some(self._further(incoming))
         for place, other in zip(apart, added, strict=True):
             torch.addcmul(common, place, of_parts[0], value=2, out=place)
             if other is not None:
                 place += other
+        if self.alone:
+            rest = slice(self.images, self.images + self.alone)
+            out[rest] = 0 if incoming is None else incoming[rest]
 
     def _common(
         self,
@@ -150,7 +185,7 @@ class ViewGroups:
         of_mean: Tensor | None,
         scratch: Scratch,
     ) -> Tensor:
-        """What the gradients `[B, d]` of all views of an image have in common.
+        """What the gradients `[n, d]` of all views of an image have in common.
 
         That of the first view, which is apart from itself by nothing, has nothing else.
         """
@@ -159,16 +194,17 @@ class ViewGroups:
         total = torch.add(drift.sum(0), away.sum(0), alpha=self.num_views)
         offset = total.mul_(of_between * (-2 / self.images))
         if of_mean is not None:
-            offset.add_(of_mean, alpha=1 / self.rows)
+            offset.add_(of_mean, alpha=1 / self.members)
         twice = 2 * self.num_views
         common = torch.addcmul(offset, away, of_between, value=twice, out=away)
         return common.addcmul_(drift, of_drift + of_between, value=2)
 
-    def _apart(self, groups: Tensor, scratch: Scratch) -> tuple[Tensor, list[Tensor]]:
-        """Sums `[B, d]` over the views less the first of their image; two squares."""
-        first = groups[0]
+    def _apart(
+        self, first: Tensor, further: Tensor, scratch: Scratch
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Sums `[n, d]` over the views less the first of their image; two squares."""
         drift, squares = scratch("drift", first), []
-        for number, views in enumerate(self._some(groups[1:])):
+        for number, views in enumerate(self._some(further)):
             starts = number == 0 and views.dim() == drift.dim()
             apart = drift if starts else scratch("apart", views)
             torch.sub(views, first, out=apart)
@@ -178,12 +214,13 @@ class ViewGroups:
         of_drift = squares[0] if self.num_views == 2 else sum_of_squares(drift)
         return drift, [reduce(torch.add, squares), of_drift]
 
-    def _views(self, rows: Tensor) -> Tensor:
-        """`[M, B, ...]` of `[N, ...]`."""
-        return rows.view(self.num_views, self.images, *rows.shape[1:])
+    def _further(self, rows: Tensor) -> Tensor:
+        """`[M - 1, n, ...]` of `[N, ...]`: the views but the first."""
+        further = rows[self.images + self.alone :]
+        return further.view(self.num_views - 1, self.images, *rows.shape[1:])
 
     def _some(self, views: Tensor) -> tuple[Tensor, ...]:
-        """`[m, B, d]` as what is taken at once: everything, or single views `[B, d]`.
+        """`[m, n, d]` as what is taken at once: everything, or single views `[n, d]`.
 
         Single views on a CPU if that is work enough: operations are split by images
         then, so that each thread goes on with what it made itself.

@@ -1,8 +1,8 @@
 """The invariance losses of the global batch, whose rows lie on several processes.
 
-Rank r holds n_r rows, all views of an image among them, with the squares within its
-groups W_r, the squares S_r about its own mean m_r. With N = sum n_r and m = sum n_r m_r
-/ N (Chan, Golub, LeVeque 1979),
+Rank r holds n_r rows in groups, all views of an image among them, with the squares
+within its groups W_r, the squares S_r about its own mean m_r. With N = sum n_r and m =
+sum n_r m_r / N (Chan, Golub, LeVeque 1979),
 
     within = sum W_r,    squares = sum (S_r + n_r |m_r - m|^2)
 
@@ -82,13 +82,13 @@ def global_losses(parts: Tensor, centres: list[Tensor], groups: ViewGroups) -> T
     within, squares = groups.combine(parts)
     centre = torch.cat([each.to(parts.device, parts.dtype) for each in centres])
     # Filled on the device: a copy from the host would wait for it.
-    counts = [parts.new_full((1,), count) for count in (groups.rows, groups.pairs)]
-    first = torch.cat([*counts, within.detach(), groups.rows * centre.detach()])
+    counts = [parts.new_full((1,), count) for count in (groups.members, groups.pairs)]
+    first = torch.cat([*counts, within.detach(), groups.members * centre.detach()])
     dist.all_reduce(first)
     rows, pairs = first[:2]
     away = centre - first[2 + layers :] / rows
     spread = [part.square().sum() for part in away.split([len(c) for c in centres])]
-    squares = squares + groups.rows * torch.stack(spread)
+    squares = squares + groups.members * torch.stack(spread)
     second = squares.detach().clone()
     dist.all_reduce(second)
     return divide(
@@ -96,6 +96,19 @@ def global_losses(parts: Tensor, centres: list[Tensor], groups: ViewGroups) -> T
         _shared(second, squares),
         rows - groups.correction,
     )
+
+
+def global_means(losses: Tensor, images: int) -> Tensor:
+    """Means `[L]` over the images of the global batch, of means over this rank's.
+
+    Args:
+        losses: `[L]`, each a mean over the images of this rank.
+        images: of this rank.
+    """
+    own = images * losses
+    sums = torch.cat([own.detach(), own.new_full((1,), images)])
+    dist.all_reduce(sums)
+    return _shared(sums[:-1] / sums[-1], own / sums[-1])
 
 
 def _shared(everywhere: Tensor, own: Tensor) -> Tensor:

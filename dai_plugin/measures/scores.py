@@ -145,7 +145,7 @@ class _Taps:
             seen[key] = Version(activation)
             visit(key_name(key), activation)
 
-        hooks = LayerHooks(self.base, self.names, keep=False)
+        hooks = LayerHooks(self.base, self.names)
         hooks.visit = note
         try:
             model(images)

@@ -1,8 +1,8 @@
 """What goes into a training forward: one row a view of an image in every argument.
 
 The rule: each tensor among the arguments of the network, nested ones and keywords
-included, whose first dimension is B goes to num_views * B rows, the images by the
-scheme and all others (labels, metadata, masks of tokens) by repetition.
+included, whose first dimension is B goes to as many rows as there are views, the images
+by the scheme and all others (labels, metadata, masks of tokens) by repetition.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.views.expand import repeat_targets
+from dai_plugin.views.rows import Layout
+from dai_plugin.views.targets import Kind
 
 COUNT = "num_items_in_batch"  # Hugging Face's Trainer divides sums over rows by it
 
@@ -24,17 +25,20 @@ class Arguments:
         args: positional arguments.
         kwargs: keyword arguments.
         base: the network, whose parameters and buffers are no data.
+        told: what targets among them are, by the settings.
 
     Attributes:
         images: the batch `[B, C, H, W]`.
         others: the further tensors with B rows, by the name that messages use.
-        grown: identities of what goes to the network with num_views * B rows.
+        grown: identities of what goes to the network with a row a view.
 
     Raises:
         ValueError: there is no batch of images, or what there is cannot be told apart.
     """
 
-    def __init__(self, args: Any, kwargs: Any, base: nn.Module) -> None:
+    def __init__(
+        self, args: Any, kwargs: Any, base: nn.Module, told: Kind | None = None
+    ) -> None:
         found, self._structure = pytree.tree_flatten_with_path(
             (args, kwargs), is_leaf=_one_object_an_image
         )
@@ -55,21 +59,23 @@ class Arguments:
             self._names[i]: tensors[i] for i in self._repeated if i in tensors
         }
         self.grown: set[int] = set()
+        self._told = told
         self._refuse_second_images(batch)
 
-    def expanded(self, rows: Tensor, num_views: int) -> tuple[Any, Any]:
-        """The arguments with these rows, and everything else repeated."""
+    def expanded(
+        self, rows: Tensor, layout: Layout, moved: Mapping[str, Tensor]
+    ) -> tuple[Any, Any]:
+        """The arguments with these rows and those moved ones, all others repeated."""
         leaves = list(self._leaves)
         leaves[self._place] = rows
         for i in self._repeated:
-            leaf = leaves[i]
-            many = isinstance(leaf, Tensor)
-            leaves[i] = repeat_targets(leaf, num_views) if many else leaf * num_views
+            own = moved.get(self._names[i])
+            leaves[i] = layout.repeat(leaves[i]) if own is None else own
         self.grown = {id(leaves[i]) for i in (self._place, *self._repeated)}
         args, kwargs = pytree.tree_unflatten(leaves, self._structure)
-        if num_views > 1 and kwargs.get(COUNT) is not None:
-            # Whoever divides a sum over all rows by it gets the mean over the views.
-            kwargs = {**kwargs, COUNT: kwargs[COUNT] * num_views}
+        if layout.num_views > 1 and kwargs.get(COUNT) is not None:
+            # Whoever divides a sum over all rows by it gets the mean over the rows.
+            kwargs = {**kwargs, COUNT: layout.times(kwargs[COUNT])}
         return args, kwargs
 
     def as_they_came(self) -> list[str]:
@@ -133,6 +139,8 @@ class Arguments:
             number = leaf.shape[2:] == (1, 1)  # an image, broadcast over pixels
             pictures = leaf.dim() == 4 and (leaf.is_floating_point() or alike)
             pictures = pictures and not number
+            if names_target(name) and (self._told == "heatmap" or _one_label(leaf)):
+                continue
             if volume or pictures:
                 raise ValueError(
                     f"two batches of images: {self._names[self._place]} "
@@ -169,6 +177,16 @@ class Remembered:
                 )
             if repeated:
                 self._seen[name] = batch, size
+
+
+def names_target(name: str) -> bool:
+    """Whether an argument of that name is what the network is to find."""
+    return any(word in name.lower() for word in ("label", "target"))
+
+
+def _one_label(leaf: Tensor) -> bool:
+    """Whether these are masks `[B, 1, H, W]`."""
+    return leaf.dim() == 4 and leaf.shape[1] == 1 and not leaf.is_floating_point()
 
 
 def belongs_to(base: nn.Module, tensor: Tensor) -> bool:

@@ -27,10 +27,11 @@ def attach(
 ) -> "Attachment":
     """Trains the network for data augmentation invariance, in place.
 
-    From now on a training forward of B images runs the network once on
-    `num_views * B` rows and returns the first view's B rows; the criterion, called on
-    them, averages the task loss over the views and adds the invariance loss of each
-    layer (arXiv:1906.04547). Evaluation is untouched.
+    From now on a training forward of B images runs the network once on `num_views * B`
+    rows (fewer with `share`, in some forwards alone with `every`) and returns the first
+    view's B rows; the criterion, called on them, averages the task loss over the rows
+    and adds the invariance loss of each layer (arXiv:1906.04547). Evaluation is
+    untouched.
 
     Args:
         model: any network, wrapped (DistributedDataParallel, `torch.compile`) or not.
@@ -88,7 +89,7 @@ class Attachment:
     @property
     def layers(self) -> list[str]:
         """Names of the chosen layers."""
-        return list(self._steps.hooks.names)
+        return self._steps.layers
 
     @property
     def criterion(self) -> Any:
@@ -100,7 +101,8 @@ class Attachment:
 
         Returns:
             "forwards", "criterion_calls" (training forwards that reached the criterion,
-            each once), "missed" (those whose loss was not trained), "layers" ({name:
+            each once), "missed" (those whose loss was not trained), "stock" (those
+            without views, which `every` makes; neither of the two), "layers" ({name:
             last invariance loss}), "task_loss", "total_loss", and "alpha" and "beta" as
             scheduled.
         """

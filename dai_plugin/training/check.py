@@ -1,7 +1,9 @@
 """`check`: a dry run on copies, which says what two lines would do to a loop."""
 
 import copy
+import inspect
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import unwrap, why_not
-from dai_plugin.losses.weights import spread_weights
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training import given as given_views
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
+from dai_plugin.training.criterion import told_ignore_index
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.literal import literal_gradient, task_of
 from dai_plugin.views.schemes import Given, find_scheme
 
@@ -33,25 +36,32 @@ class Check:
     Attributes:
         error: why the settings do not work with this network, loop and batch; empty if
             they do.
-        repeated: shapes of the arguments that go to num_views * B rows, by name.
-        layers: chosen ones, with their share of alpha.
+        repeated: shapes of the arguments that go to a row a view, by name.
+        targets: how each of them, and each further argument, goes with the views.
+        layers: chosen ones, with the weights of their losses.
         left_out: candidates that were not chosen, and why.
         normalization: what the images are taken to carry.
         reached: how the output reaches the loss.
         gradient_error: largest relative difference of a parameter's gradient from the
-            literal formula, on two images; None if there was no gradient to compare.
-        cost: rows a step over images a step, the factor of its compute.
+            literal formula, on these images; None if there was no gradient to compare.
+        views: how many are made of which images.
+        compared: images of the batch that were run.
+        cost: rows a step over images a step, averaged over steps: the factor of the
+            compute.
         warnings: what a run would be told.
     """
 
     error: str = ""
     repeated: dict[str, list[int]] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
     layers: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     normalization: str = ""
     reached: str = ""
     gradient_error: float | None = None
-    cost: int = 1
+    views: str = ""
+    compared: int = 2
+    cost: float = 1.0
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -63,16 +73,18 @@ class Check:
         shares = ", ".join(f"{n} {share:.3g}" for n, share in self.layers.items())
         rows = ", ".join(f"{n} {shape}" for n, shape in self.repeated.items())
         error = self.gradient_error
+        images = f"{self.compared} images"
         verdict = "not compared" if error is None else f"off by {error:.1e}"
         lines = {
             "result": "works" if self.ok else f"does not work: {self.error or verdict}",
-            "rows": f"{self.cost} views of each image: {rows}",
+            "rows": f"{self.views}: {rows}",
+            "targets": "; ".join(f"{n} {how}" for n, how in self.targets.items()),
             "layers": f"{len(self.layers)}: {shares}",
             "left out": _summary(self.left_out),
             "pixels": self.normalization,
             "loss": self.reached,
-            "gradient": f"{verdict}, against the literal formula on two images",
-            "cost": f"{self.cost} times the compute of a step for this batch size",
+            "gradient": f"{verdict}, against the literal formula on {images}",
+            "cost": f"{self.cost:.4g} times the compute of a step for this batch size",
             **{f"warning {i}": text for i, text in enumerate(self.warnings, 1)},
         }
         return "\n".join(f"{name:10} {text}" for name, text in lines.items() if text)
@@ -93,14 +105,16 @@ def check(
         batch: what the loop gets from its loader: `(images, targets)` for
             `criterion(model(images), targets)`, more arguments of the network between
             the two; without a criterion all arguments of the network, a dict for its
-            keywords. Its first two images are used.
+            keywords. Its first two images are used, more with `share` below 1: two get
+            further views.
         **settings: as for `attach`.
 
     Returns:
         What was found, which is printed, too.
     """
     given = Settings(**settings)
-    found = Check(cost=given.num_views)
+    some = "each image" if given.share == 1 else f"a share of {given.share:g}"
+    found = Check(views=f"{given.num_views} views of {some}", cost=given.num_views)
     with _recorded(found.warnings), torch.random.fork_rng():
         try:
             _try(found, unwrap(model), criterion, batch, given)
@@ -113,25 +127,20 @@ def check(
 def _try(
     found: Check, base: nn.Module, criterion: Any, batch: Any, settings: Settings
 ) -> None:
-    args, kwargs, targets = _call_of(base, criterion, batch)
+    found.cost = settings.cost(len(_images_in(batch)))
+    found.compared = math.ceil(2 / settings.share)
+    args, kwargs, targets = _call_of(base, criterion, batch, found.compared)
     network, other = copy.deepcopy(base), copy.deepcopy(base)
     judge, theirs = copy.deepcopy(criterion), copy.deepcopy(criterion)
     rows: list[Any] = []
     shown = args, kwargs
     if isinstance(find_scheme(settings.scheme), Given):
         shown = given_views.found_in(args, kwargs, settings.num_views)[:2]
-    arguments = Arguments(*shown, base)
+    arguments = Arguments(*shown, base, settings.targets)
     attachment = Attachment(network, judge, settings)
     try:
-        shares = spread_weights(
-            settings.layer_weights,
-            settings.last_to_first,
-            attachment.layers,
-            [(name, 0) for name in attachment.layers],
-        )
-        weighed = zip(attachment.layers, shares, strict=True)
-        found.layers = {name: settings.alpha * share for name, share in weighed}
-        found.left_out = why_not(base, settings.layers)
+        found.layers = attachment._steps.terms.weights()
+        found.left_out = why_not(base, settings.terms[0].layers)
         network.train()
         network.register_forward_pre_hook(
             lambda _, args, kwargs: rows.append((args, kwargs)), with_kwargs=True
@@ -142,6 +151,12 @@ def _try(
         names = ("images", *arguments.others)
         shapes = (arguments.images, *arguments.others.values())
         found.repeated = {n: list(t.shape) for n, t in zip(names, shapes, strict=True)}
+        step = attachment._steps.current
+        assert step is not None
+        following = Follow(step, settings, ignored_by(base))
+        for name, leaf in arguments.others.items():
+            how = following.how(following.kind_of_argument(name, leaf))
+            found.targets[name] = f"{list(leaf.shape)} {how}"
         state = attachment.state_dict()
         found.normalization = f"mean {state['mean']}, std {state['std']}"
         stats = attachment.stats()
@@ -151,17 +166,46 @@ def _try(
         if not stats["criterion_calls"]:
             found.error = "the criterion did not get what the network returned"
             return
+        of_views = _targets_of_views(found, attachment, criterion, output, targets)
         total.mean().backward()  # type: ignore[no-untyped-call]
         expected = literal_gradient(
-            other.train(), theirs, rows[0], targets, attachment.layers, settings
+            other.train(),
+            theirs,
+            rows[0],
+            of_views,
+            attachment.layers,
+            settings,
+            settings.layout(len(arguments.images)),
         )
         found.gradient_error = _worst(network, expected)
     finally:
         attachment.remove()
 
 
-def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any]:
-    """Arguments of the network, its keywords, and the targets: of two images."""
+def _targets_of_views(
+    found: Check, attachment: Attachment, criterion: Any, output: Any, targets: Any
+) -> list[Any]:
+    """The targets that each view's output meets; says how they came there."""
+    step, settings = attachment._steps.current, attachment.settings
+    assert step is not None
+    told = told_ignore_index(criterion, (output, targets), {})
+    following, layout = Follow(step, settings, told), step.layout
+    shapes = [t.shape for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
+    leaves, structure = pytree.tree_flatten_with_path(targets)
+    views: list[list[Any]] = [[] for _ in range(settings.num_views)]
+    for path, leaf in leaves:
+        own = isinstance(leaf, Tensor) and leaf.shape[:1] == (layout.images,)
+        kind = following.kind(leaf, shapes) if own else None
+        rows = following.rows(leaf, kind) if own else leaf
+        for v, view in enumerate(views):
+            view.append(rows[layout.view(v)] if own else leaf)
+        if own:
+            name = f"target{pytree.keystr(path)}"
+            found.targets[name] = f"{list(leaf.shape)} {following.how(kind)}"
+    return [pytree.tree_unflatten(view, structure) for view in views]
+
+
+def _images_in(batch: Any) -> Tensor:
     if batch is None:
         raise ValueError("check needs a batch, as the loop gets it from its loader")
     images = next(
@@ -174,13 +218,20 @@ def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any
     )
     if images is None:
         raise ValueError("the batch holds no images [B, C, H, W]")
-    count = images.shape[0]
+    return images
 
-    def first_two(leaf: Any) -> Any:
+
+def _call_of(
+    base: nn.Module, criterion: Any, batch: Any, some: int
+) -> tuple[Any, Any, Any]:
+    """Arguments of the network, its keywords, and the targets: of so many images."""
+    count = len(_images_in(batch))
+
+    def first_few(leaf: Any) -> Any:
         many = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == count
-        return leaf[:2].clone() if many else leaf
+        return leaf[:some].clone() if many else leaf
 
-    batch = pytree.tree_map(first_two, batch)
+    batch = pytree.tree_map(first_few, batch)
     if criterion is not None:
         *args, targets = batch
         return tuple(args), {}, targets
@@ -190,10 +241,8 @@ def _call_of(base: nn.Module, criterion: Any, batch: Any) -> tuple[Any, Any, Any
 
 
 def _takes_a_dict(base: nn.Module, batch: dict[str, Any]) -> bool:
-    names = (
-        base.forward.__code__.co_varnames if hasattr(base.forward, "__code__") else ()
-    )
-    return not set(batch) & set(names)
+    # Decorators leave their own code, and the signature of what they wrap.
+    return not set(batch) & set(inspect.signature(base.forward).parameters)
 
 
 def _summary(left_out: dict[str, str]) -> str:

@@ -3,11 +3,11 @@
 The network ran once on all views; its caller sees the first view's rows. A call of the
 criterion on them is recognised, through whatever wrapper cast, cloned or viewed them,
 and repeated for each further view with the caller's own targets and arguments. So
-targets of any kind, class weights and every reduction keep their meaning.
+targets of any kind, class weights and every reduction keep their meaning. Where further
+views are made of some images alone, arguments with a row an image are cut to theirs.
 """
 
 import copy
-import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from torch.nn import _reduction as legacy
 from torch.utils import _pytree as pytree
 
+from dai_plugin.training.follow import Follow
 from dai_plugin.training.outputs import Outputs
 
+_MOVED = (
+    "dai_plugin: this is a further view, whose targets moved with it. Outside the "
+    "image masks hold -100, or what the criterion names as ignore_index; give "
+    'ignore_index= the label that it ignores, or scheme="photometric", which moves '
+    "no pixels"
+)
 # Copies of smaller arguments are kept, in case the criterion changes them in place.
 _SMALL = 2**20
 
@@ -83,7 +90,6 @@ class Call:
 
     Args:
         outputs: of the forward.
-        num_views: M.
         before: its arguments.
 
     Attributes:
@@ -95,10 +101,12 @@ class Call:
         labels: the first of them that holds hard labels, if one does.
         arguments: `(args, kwargs)` of the caller.
         losses: what the criterion returned for each view: its first tensor.
+        moved: by number of an argument, the rows `[N, ...]` of a target that follows
+            its views (`follow`).
     """
 
-    def __init__(self, outputs: Outputs, num_views: int, before: Snapshot) -> None:
-        self.outputs, self.num_views, self._before = outputs, num_views, before
+    def __init__(self, outputs: Outputs, before: Snapshot) -> None:
+        self.outputs, self.layout, self._before = outputs, outputs.layout, before
         tensors = {i: t for i, t in enumerate(before.leaves) if isinstance(t, Tensor)}
         found = {i: outputs.find(t, *before.nodes[i]) for i, t in tensors.items()}
         self._found = {i: o for i, o in found.items() if o is not None}
@@ -109,6 +117,7 @@ class Call:
         self.reached = min(self._found.values(), default=None)
         self.shapes = [tensors[i].shape for i in self._found]
         self.losses: list[Tensor] = []
+        self.moved: dict[int, Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -119,6 +128,16 @@ class Call:
         kept = [self._before.untouched(i) for i in self._others]
         hard = [t for t in kept if t.dim() == 1 and not t.is_floating_point()]
         return next(iter(hard or kept), None)
+
+    def follow(self, following: Follow) -> None:
+        """Gives each view its own target, where targets move with the views.
+
+        Raises:
+            ValueError: a target belongs to pixels, and cannot follow them.
+        """
+        kept = {i: self._before.untouched(i) for i in self._others}
+        kinds = {i: following.kind(t, self.shapes) for i, t in kept.items()}
+        self.moved = {i: following.rows(kept[i], k) for i, k in kinds.items() if k}
 
     def run(self, criterion: Callable[..., Any], first: Any) -> None:
         """Runs the criterion on each further view; `first` is its stock result.
@@ -137,14 +156,15 @@ class Call:
         trained = [i for i in places if self._result[i].requires_grad]
         self._place = (trained or places)[0]
         self.losses = [self._result[self._place]]
-        for v in range(1, self.num_views):
-            args, kwargs = self._arguments(functools.partial(self._view, v))
-            self.losses.append(self._loss_in(criterion(*args, **kwargs)))
-
-    def mean(self) -> Tensor:
-        """The task loss: the views' losses, averaged."""
-        first, *others = self.losses
-        return sum(others, first) / self.num_views if others else first
+        for v in range(1, self.layout.num_views):
+            args, kwargs = self._arguments(v)
+            try:
+                result = criterion(*args, **kwargs)
+            except Exception as error:
+                if self.moved:
+                    error.add_note(_MOVED)
+                raise
+            self.losses.append(self._loss_in(result))
 
     def with_loss(self, total: Tensor) -> Any:
         """What the caller gets: the first view's result, with this loss in it."""
@@ -159,12 +179,12 @@ class Call:
     def sums(self, criterion: Any) -> bool:
         """Whether the criterion sums over images, tried with all views at once.
 
-        A sum over all rows is num_views times the mean of the views' losses, a mean
-        over them is that mean. For what is neither, no. A copy of the criterion is
+        A sum over all rows is that of the views' losses, a mean over them is their
+        mean over the rows. For what is neither, no. A copy of the criterion is
         tried where it can be copied, since it may count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
-        if self.num_views == 1 or views[0].dim():
+        if len(views) == 1 or views[0].dim():
             return False
         try:
             # A bound method would bring along the object that it belongs to.
@@ -175,13 +195,13 @@ class Call:
         devices = {t.device for t in self.targets if t.device.type == "cuda"}
         with torch.no_grad(), torch.random.fork_rng(list(devices)):
             try:
-                args, kwargs = self._arguments(self._all_rows)
+                args, kwargs = self._arguments(None)
                 together = self._loss_in(_past_watching(twin)(*args, **kwargs))
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
         near = torch.isclose(together, expected, rtol=0.05)
-        other = torch.isclose(together, expected / self.num_views, rtol=0.05)
+        other = torch.isclose(together, self.layout.mean(views), rtol=0.05)
         return bool(near & ~other)
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
@@ -190,26 +210,54 @@ class Call:
         return view.clone() if self._before.changed(i) else view
 
     def _all_rows(self, i: int, leaf: Tensor) -> Tensor:
-        views = [leaf, *(self._view(v, i, leaf) for v in range(1, self.num_views))]
-        return torch.cat([view.detach() for view in views])
+        further = [self._view(v, i, leaf) for v in range(1, self.layout.num_views)]
+        return torch.cat([view.detach() for view in (leaf, *further)])
 
-    def _arguments(self, output: Callable[[int, Tensor], Tensor]) -> Any:
-        whole = output == self._all_rows
+    def _arguments(self, v: int | None) -> Any:
+        """The caller's, as they are for view v > 0; None: for all rows at once."""
         leaves = []
         for i, leaf in enumerate(self._before.leaves):
             if i in self._found:
-                leaves.append(output(i, leaf))
-                continue
-            kept = self._before.untouched(i)
-            images = self.outputs.images
-            if whole and isinstance(kept, Tensor) and kept.shape[:1] == (images,):
-                kept = torch.cat([kept] * self.num_views)
-            leaves.append(kept)
+                one = self._all_rows(i, leaf) if v is None else self._view(v, i, leaf)
+            else:
+                one = self._before.untouched(i)
+                if isinstance(one, Tensor) and one.shape[:1] == (self.layout.images,):
+                    one = self._of_images(i, one, v)
+            leaves.append(one)
         return self._before.rebuilt(leaves)
+
+    def _of_images(self, i: int, kept: Tensor, v: int | None) -> Tensor:
+        """Argument i, which has a row an image, for view v or for all rows."""
+        rows = self.moved.get(i)
+        if v is None:
+            return self.layout.repeat(kept) if rows is None else rows
+        if rows is not None:
+            return rows[self.layout.view(v)]
+        return kept[: self.layout.viewed] if self.layout.alone else kept
 
 
 def told_reduction(criterion: Any, args: Any, kwargs: Any) -> str | None:
     """The reduction that a call or its criterion names, by position, too."""
+    bound, known = _bound(criterion, args, kwargs)
+    old = bound.get("size_average"), bound.get("reduce")
+    if any(flag is not None for flag in old):
+        return str(legacy.legacy_get_string(*old, emit_warning=False))
+    own = getattr(criterion, "reduction", None)
+    default = known.get("reduction")
+    found = bound.get("reduction", own if isinstance(own, str) else default)
+    return found if isinstance(found, str) else None
+
+
+def told_ignore_index(criterion: Any, args: Any, kwargs: Any) -> int | None:
+    """The label that a call or its criterion ignores, None if neither names one."""
+    bound, known = _bound(criterion, args, kwargs)
+    own = getattr(criterion, "ignore_index", known.get("ignore_index"))
+    found = bound.get("ignore_index", own)
+    return found if isinstance(found, int) else None
+
+
+def _bound(criterion: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """What a call binds to the names of a criterion's arguments, and their defaults."""
     function = getattr(criterion, "func", criterion)  # of a functools.partial
     bound = dict(getattr(criterion, "keywords", {}))
     try:
@@ -220,13 +268,7 @@ def told_reduction(criterion: Any, args: Any, kwargs: Any) -> str | None:
         }
     except (TypeError, ValueError):
         bound, known = bound | dict(kwargs), {}
-    old = bound.get("size_average"), bound.get("reduce")
-    if any(flag is not None for flag in old):
-        return str(legacy.legacy_get_string(*old, emit_warning=False))
-    own = getattr(criterion, "reduction", None)
-    default = known.get("reduction")
-    found = bound.get("reduction", own if isinstance(own, str) else default)
-    return found if isinstance(found, str) else None
+    return bound, known
 
 
 def _for_the_log(part: Any) -> Any:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from dai_plugin.losses import ranks
 from dai_plugin.settings import Settings
-from dai_plugin.views.expand import expand, mix_seed
+from dai_plugin.views.expand import expand, made_together, mix_seed
+from dai_plugin.views.motion import Motion, motion_of
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import Given, find_scheme, moves_pixels
+from dai_plugin.views.rows import Layout
+from dai_plugin.views.schemes import Given, find_scheme
 
-_FIRST = 3  # steps in which what a scheme returns is checked
+_FIRST = 3  # steps with views in which what a scheme returns is checked
 
 
 class Draws:
@@ -27,7 +29,7 @@ class Draws:
     Attributes:
         scheme: of the views.
         pixels: the normalisation that the images carry.
-        number: of the next step.
+        number: of the next step, unless it repeats the last one.
         rank: of this process, read at the first step.
     """
 
@@ -46,8 +48,26 @@ class Draws:
         """Whether the loader makes the views."""
         return isinstance(self.scheme, Given)
 
-    def next(self, images: Tensor, made: Tensor | None = None) -> tuple[int, Tensor]:
-        """The number of this step, and the rows `[num_views * B, ...]` of its images.
+    @property
+    def upcoming(self) -> int:
+        """The number that the next step will have."""
+        return max(self.number - 1, 0) if self._replaying else self.number
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step is one of those in which views are made."""
+        return self.upcoming % self._settings.every == 0
+
+    def skip(self) -> None:
+        """Counts a step in which no views are made."""
+        self.number = self.upcoming + 1
+
+    def next(
+        self, images: Tensor, made: Tensor | None = None
+    ) -> tuple[int, Tensor, tuple[Motion, ...]]:
+        """The number of this step, and the rows `[N, ...]` of its images.
+
+        How the pixels moved of those views that moved comes with them.
 
         Args:
             images: `[B, C, H, W]`.
@@ -61,21 +81,31 @@ class Draws:
             _check_finite(images)
             self.rank = ranks.rank()
         self.pixels.settle(images, ranks.from_first)
-        number = self.number - 1 if self._replaying and self.number else self.number
+        number, settings = self.upcoming, self._settings
+        layout = settings.layout(images.shape[0])
+        seed = mix_seed(self._seed, self.rank, number)
+        if made is None:
+            check = number < _FIRST * settings.every
+            rows, first = self._drawn(images, layout, seed, check), settings.first_view
+        else:
+            rows, first = self.pixels.prepare(made), "augmented"  # each may have moved
         self.number = number + 1
-        if made is not None:
-            return number, self.pixels.prepare(made)
+        blocks = made_together(images, layout, first, seed)
+        motions = [motion_of(self.scheme, each) for each in blocks]
+        return number, rows, tuple(each for each in motions if each is not None)
+
+    def _drawn(self, images: Tensor, layout: Layout, seed: int, check: bool) -> Tensor:
         assert not isinstance(self.scheme, Given)
-        rows = expand(
+        return expand(
             self.pixels.prepare(images),
-            self._settings.num_views,
+            layout.num_views,
             self.scheme,
             first_view=self._settings.first_view,
             normalization=self.pixels.known or Normalization(),
-            seed=mix_seed(self._seed, self.rank, number),
-            check=number < _FIRST,
+            seed=seed,
+            check=check,
+            viewed=layout.viewed,
         )
-        return number, rows
 
     @contextmanager
     def replay(self, enabled: bool = True) -> Iterator[None]:
@@ -85,21 +115,6 @@ class Draws:
             yield
         finally:
             self._replaying = before
-
-    def refuse_dense(self, target: Tensor, images: int) -> None:
-        """Raises if the target of so many images has pixels, which views move apart.
-
-        Raises:
-            ValueError: so it is.
-        """
-        dense = target.dim() > 2 and target.shape[0] == images
-        augmented = self._settings.first_view == "augmented"
-        moved = self._settings.num_views > 1 or augmented
-        if dense and moved and moves_pixels(self.scheme):
-            raise ValueError(
-                f"targets of shape {list(target.shape)} belong to pixels, which the "
-                f'scheme moves ({self.scheme}); use scheme="photometric"'
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, step and input range: plain numbers."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training import given
 from dai_plugin.training.draws import check_batch
+from dai_plugin.training.follow import Follow
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps, say_if_unused
 from dai_plugin.training.watch import raising
-from dai_plugin.views.expand import repeat_targets
 
 
 @shows_settings(first_view="augmented")
@@ -23,8 +23,10 @@ class DataAugmentationInvariance:
     """The explicit form, for loops of one's own; takes the keywords of `attach`.
 
     One default is another: `first_view` is "augmented", as in the paper.
-    Nothing is returned short: metrics count all `num_views * B` rows. Evaluation is
-    untouched.
+    Nothing is returned short: metrics count all rows, view-major: the B images (their
+    first views), then each further view of the `share` of them that has one. Evaluation
+    is untouched, and so are the steps without views (`every`), in which `views` and
+    `loss` return what they got.
 
         dai = DataAugmentationInvariance(model, num_views=8)
         images, targets = dai.views(images, targets)
@@ -43,6 +45,7 @@ class DataAugmentationInvariance:
         self.settings = Settings(**given)
         self._steps = Steps(model, self.settings)
         self._targets: Tensor | None = None
+        self._output: Any = None
         self._call: tuple[Any, Any] = (), {}
         opaque: Any = torch.compiler.disable
         base = self._steps.base
@@ -57,36 +60,47 @@ class DataAugmentationInvariance:
     @property
     def layers(self) -> list[str]:
         """Names of the chosen layers."""
-        return list(self._steps.hooks.names)
+        return self._steps.layers
 
     def views(
         self, images: Tensor | Sequence[Tensor], targets: Tensor | None = None
     ) -> Any:
-        """Rows `[num_views * B, C, H, W]`, view-major, and targets to match.
+        """Rows `[N, C, H, W]`, view-major, and targets to match.
 
         Args:
             images: `[B, C, H, W]`; with `scheme="given"` the views of the loader, a
                 list of batches or one `[B, num_views, C, H, W]`.
-            targets: `[B, ...]`; left out, the rows are returned alone.
+            targets: `[B, ...]`; left out, the rows are returned alone. Those that
+                belong to pixels move with their views (`Settings.targets`), outside
+                the image masks get `Settings.ignore_index`, or -100.
 
         Raises:
-            ValueError: the images are no batch, hold NaN in the first step, or dense
-                targets meet a scheme that moves pixels.
+            ValueError: the images are no batch, hold NaN in the first step, or are
+                moved in a way that the targets cannot follow.
             RuntimeError: the second step in a row whose loss was not trained.
         """
-        if self._steps.active:
-            views, made = self.settings.num_views, None
-            if self._steps.draws.given:
-                made = given.rows_of(images, views)
-                images = made[: made.shape[0] // views]
-            batch = check_batch(images)
-            if targets is not None:
-                self._steps.draws.refuse_dense(targets, batch.shape[0])
-                targets = repeat_targets(targets, views)
-            step, images = self._steps.open(batch, made)
+        steps = self._steps
+        if steps.active and not steps.draws.due:
+            steps.skip()
+        elif steps.active:
+            made: Tensor | None = None
+            if steps.draws.given:
+                made = given.rows_of(images, self.settings.num_views)
+                images = made[: made.shape[0] // self.settings.num_views]
+            step, images = steps.open(check_batch(images), made)
             step.ran = False
             self._targets = targets
+            if targets is not None:
+                targets = self._follow(step, targets)
         return images if targets is None else (images, targets)
+
+    def _follow(self, step: Step, targets: Tensor) -> Tensor:
+        following = Follow(step, self.settings)
+        try:
+            return following.rows(targets, following.kind(targets))
+        except BaseException:
+            self._steps.discard()
+            raise
 
     def loss(self, task: Tensor) -> Tensor:
         """The objective from the task loss on all rows.
@@ -97,12 +111,14 @@ class DataAugmentationInvariance:
         """
         if not self._steps.active:
             return task
+        if self._steps.stock:
+            self._steps.stock = False  # one loss a step, as in those with views
+            return task
         step = self._steps.current
         if step is None or step.called:
             raise RuntimeError("loss() needs the rows of this step: call views() first")
         self._close(step)
-        labels = self._targets if self.settings.beta else None
-        total = self._steps.total(step, task, labels)
+        total = self._steps.total(step, task, self._targets)
         step.watch_output(task)
         return total
 
@@ -145,22 +161,25 @@ class DataAugmentationInvariance:
         steps = self._steps
         steps.usage.calls += 1
         step = steps.current
+        steps.hooks.stock = steps.stock and steps.active
         if steps.hooks.visit is None and steps.active and step and not step.called:
             steps.hooks.current, self._call = step, (args, kwargs)
             step.ran = True
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._steps.hooks.visit is None:
-            self._steps.hooks.current = None
+            self._steps.hooks.current, self._steps.hooks.stock = None, False
+            self._output = output
             if output is None and raising():
                 self._steps.discard()
 
     def _close(self, step: Step) -> None:
         try:
             self._steps.close(step, *self._call)
+            self._steps.measure(step, self._output)
         except BaseException:
             self._steps.discard()
             raise
         finally:
-            self._call = (), {}
+            self._call, self._output = ((), {}), None
             self._steps.growth.end()

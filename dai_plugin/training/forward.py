@@ -10,7 +10,9 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.training import given
 from dai_plugin.training.arguments import Arguments, Remembered
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.hooks import Hook, in_backward
+from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 from dai_plugin.training.watch import calls_of, raising
 
@@ -83,7 +85,10 @@ class Forward:
                 self._inner += 1  # the network calls itself: these are rows already
                 return None
             steps.discard()  # an interrupt ended the forward before this one
-        self._inner = 0
+        elif steps.hooks.stock and calls_of(module) > 1:
+            self._inner += 1
+            return None
+        self._inner, steps.hooks.stock = 0, False
         if not steps.active:
             if not steps.base.training:  # a look under no_grad leaves the step open
                 self._loss.evaluating()
@@ -102,6 +107,11 @@ class Forward:
                 "the whole attached network is recomputed by activation checkpointing, "
                 "which would draw other views; checkpoint the blocks inside it instead"
             )
+        if not steps.draws.due:
+            self._loss.evaluating()  # to the loss it is no other than that
+            steps.skip()
+            steps.hooks.stock = True
+            return None
         return self._open(args, kwargs)
 
     def _open(self, args: Any, kwargs: Any) -> Any:
@@ -109,18 +119,28 @@ class Forward:
         made: Tensor | None = None
         if steps.draws.given:
             args, kwargs, made = given.found_in(args, kwargs, steps.settings.num_views)
-        arguments = Arguments(args, kwargs, steps.base)
+        arguments = Arguments(args, kwargs, steps.base, steps.settings.targets)
         self._remembered.check(arguments)
-        for name, leaf in arguments.others.items():
-            if _has_pixels(name, leaf, arguments.images):
-                steps.draws.refuse_dense(leaf, arguments.images.shape[0])
         self._loss.begin(arguments)
         step, rows = steps.open(arguments.images, made)
+        moved = self._moved(step, arguments)
         self._arguments = arguments
         steps.hooks.current = step
-        expanded = arguments.expanded(rows, steps.settings.num_views)
+        expanded = arguments.expanded(rows, step.layout, moved)
         step.grown = arguments.grown
         return expanded
+
+    def _moved(self, step: Step, arguments: Arguments) -> dict[str, Tensor]:
+        """Those arguments that move with the views, by name, with all rows."""
+        steps = self._steps
+        following = Follow(step, steps.settings, ignored_by(steps.base))
+        try:
+            others = arguments.others.items()
+            kinds = {name: following.kind_of_argument(name, t) for name, t in others}
+            return {n: following.rows(t, kinds[n]) for n, t in others if kinds[n]}
+        except BaseException:
+            steps.discard()
+            raise
 
     def _after(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         steps = self._steps
@@ -129,6 +149,7 @@ class Forward:
         if self._inner:
             self._inner -= 1
             return None
+        steps.hooks.stock = False
         if steps.hooks.current is None:
             return self._watch_evaluation(output)
         step = steps.hooks.current
@@ -137,7 +158,8 @@ class Forward:
             return steps.discard()
         try:
             steps.close(step, args, kwargs)
-            steps.split(step, output, self._loss.needs_rows)
+            outputs = steps.split(step, output, self._loss.needs_rows)
+            steps.measure(step, outputs.whole(output))
             return self._loss.end(args, kwargs)
         except BaseException:
             steps.discard()
@@ -153,12 +175,13 @@ class Forward:
         if error is None or arguments is None or views == 1:
             return
         images = arguments.images.shape[0]
+        layout = steps.settings.layout(images)
         kept = arguments.as_they_came()
         names = f"; not repeated, since they have not {images} rows: {', '.join(kept)}"
         error.add_note(
-            f"dai_plugin: this training forward ran on {views * images} rows "
-            f"({images} images x {views} views), and so did every argument with "
-            f"{images} rows{names if kept else ''}"
+            f"dai_plugin: this training forward ran on {layout.rows} rows "
+            f"({layout}), and so did every argument with {images} rows"
+            f"{names if kept else ''}"
         )
 
     def _watch_evaluation(self, output: Any) -> None:
@@ -177,10 +200,3 @@ class Forward:
                 "gradients flow through a network in evaluation mode, without views "
                 'and invariance loss; attach with when="grad" to train it so'
             )
-
-
-def _has_pixels(name: str, leaf: Tensor, images: Tensor) -> bool:
-    """Whether an argument belongs to the pixels of the images, as masks do."""
-    named = any(word in name.lower() for word in ("label", "target", "mask"))
-    alike = leaf.shape[-2:] == images.shape[-2:]
-    return leaf.dim() > 2 and (named or alike)

@@ -21,6 +21,7 @@ from dai_plugin.layers import resolve
 from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Taps, Version, tap
 from dai_plugin.training.step import Step, sequence_number
+from dai_plugin.wrappers import INPUT
 
 logger = logging.getLogger("dai_plugin")
 
@@ -103,17 +104,27 @@ class LayerHooks:
     Args:
         base: the network.
         names: of the layers, first to last; each exists.
-        keep: keep the activations too, for losses that need the labels.
+        tapped: those whose sums of squares are taken.
+        kept: those whose activations are kept, for losses of other kinds.
 
     Attributes:
         names: of the layers that are hooked.
         current: the step whose forward runs, if one does.
+        stock: whether a training forward runs in which nothing is measured.
         visit: what sees the layers instead, while the network is only looked at.
     """
 
-    def __init__(self, base: nn.Module, names: Iterable[str], keep: bool) -> None:
-        self.base, self.names, self.keep = base, list(names), keep
+    def __init__(
+        self,
+        base: nn.Module,
+        names: Iterable[str],
+        tapped: Iterable[str] = (),
+        kept: Iterable[str] = (),
+    ) -> None:
+        self.base, self.names = base, list(names)
+        self._tapped, self._kept = frozenset(tapped), frozenset(kept)
         self.current: Step | None = None
+        self.stock = False
         self.visit: Visit | None = None
         self._bound: dict[str, tuple[nn.Module, Any, Path]] = {}
         self._ended: list[Ended] = []
@@ -141,8 +152,7 @@ class LayerHooks:
             if bound is not None:
                 bound[1].remove()
                 self._sweep(module)
-            hook = Hook(_firing(self, name, module), self)
-            handle = module.register_forward_hook(hook)
+            handle = _register(self, name, module)
             self._bound[name] = module, handle, Path(self.base, module)
 
     def drop(self, names: Iterable[str]) -> None:
@@ -167,6 +177,10 @@ class LayerHooks:
                 del module._forward_hooks[key]
                 module._forward_hooks_with_kwargs.pop(key, None)
                 module._forward_hooks_always_called.pop(key, None)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Hook) and hook.owner is self:
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
 
     def close(self, step: Step) -> None:
         """Ends the forward of a step.
@@ -184,7 +198,7 @@ class LayerHooks:
         )
         self._ended = [*(each for each in self._ended if each.groups()), here]
         step.close()
-        silent = [n for n in self.names if (n, 0) not in step.parts]
+        silent = [n for n in self.names if (n, 0) not in step.fired]
         if silent:
             raise RuntimeError(
                 f"the chosen layers {silent} did not fire in this forward pass, so "
@@ -195,18 +209,24 @@ class LayerHooks:
                 "skip_nnmodule_hook_guards = False first, or its graph is reused"
             )
 
-    def fired(self, name: str, module: nn.Module, output: Any) -> Any:
-        """What a hook does when its layer has run."""
+    def fired(self, name: str, value: Any) -> Any:
+        """What a hook does when its layer has run, or begins to.
+
+        Args:
+            name: of the layer.
+            value: what it returned, or what enters it.
+        """
         if self.visit is not None:
-            return self.visit(name, output)
+            return self.visit(name, value)
         if self.current is not None:
             measured = name not in self._dropped
-            return self._measure(self.current, name, output) if measured else None
-        if torch.is_grad_enabled() and in_backward():
-            return self._again(name, output)
-        return None
+            return self._measure(self.current, name, value) if measured else None
+        if self.stock or name not in self._tapped:
+            return None  # without asking for a backward, of which no compiler knows
+        again = torch.is_grad_enabled() and in_backward()
+        return self._again(name, value) if again else None
 
-    def _measure(self, step: Step, name: str, output: Any) -> Any:
+    def _measure(self, step: Step, name: str, value: Any) -> Any:
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 f"the layer {name!r} ran without gradients inside a training forward; "
@@ -214,18 +234,21 @@ class LayerHooks:
                 "layer inside torch.no_grad()"
             )
         assert step.rows is not None
-        activation = find_rows(name, output, step.rows.shape[0])
-        key = name, sum(layer == name for layer, _ in step.parts)
-        alias, step.parts[key], centre = _tap(activation, step.groups)
-        if centre is not None:
-            step.centres[key] = centre
-        if self.keep:
+        activation = find_rows(name, value, step.rows.shape[0])
+        key = name, sum(layer == name for layer, _ in step.calls)
+        step.calls.append(key)
+        alias = activation
+        if name in self._tapped:
+            alias, step.parts[key], centre = _tap(activation, step.groups)
+            if centre is not None:
+                step.centres[key] = centre
+        if name in self._kept:
             step.activations[key] = activation
         if not torch.compiler.is_compiling():
             step.versions[key] = Version(activation)
             step.shapes[key] = activation.shape
             step.frozen[key] = not activation.requires_grad
-        return _replaced(output, activation, alias)
+        return _replaced(value, activation, alias)
 
     def _again(self, name: str, output: Any) -> Any:
         """What activation checkpointing runs again must save what it saved before.
@@ -246,12 +269,20 @@ class LayerHooks:
         return None
 
 
-def _firing(hooks: LayerHooks, name: str, bound: nn.Module) -> Callable[..., Any]:
-    def fire(module: nn.Module, _: Any, output: Any) -> Any:
-        # Tools that exchange a module copy its hooks to the new one.
-        return hooks.fired(name, module, output) if module is bound else None
+def _register(hooks: LayerHooks, name: str, bound: nn.Module) -> Any:
+    """Hooks a module: what it returns, or what enters it."""
 
-    return fire
+    # Tools that exchange a module copy its hooks to the new one.
+    def leaves(module: nn.Module, _: Any, output: Any) -> Any:
+        return hooks.fired(name, output) if module is bound else None
+
+    def enters(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return hooks.fired(name, (args, kwargs)) if module is bound else None
+
+    if name.startswith(INPUT):
+        hook = Hook(enters, hooks)
+        return bound.register_forward_pre_hook(hook, with_kwargs=True)
+    return bound.register_forward_hook(Hook(leaves, hooks))
 
 
 def _tap(activation: Tensor, groups: ViewGroups) -> Taps:
@@ -259,7 +290,11 @@ def _tap(activation: Tensor, groups: ViewGroups) -> Taps:
     if torch.compiler.is_compiling():
         # Sizes of its own, which the compiler need not take for fixed.
         groups = ViewGroups(
-            groups.num_views, activation.shape[0], groups.correction, groups.centred
+            groups.num_views,
+            activation.shape[0],
+            groups.correction,
+            groups.centred,
+            groups.alone,
         )
     return tap(activation, groups)
 

@@ -36,11 +36,12 @@ class Ledger:
         forwards: training forwards.
         calls: those that reached the criterion.
         missed: those whose loss was not trained.
+        stock: those that made no views, and are neither.
     """
 
     def __init__(self, strict: bool) -> None:
         self._strict = strict
-        self.forwards = self.calls = self.missed = 0
+        self.forwards = self.calls = self.missed = self.stock = 0
         self._in_a_row = 0
         self._open: list[Step] = []
 
@@ -48,6 +49,11 @@ class Ledger:
         """Counts a forward."""
         self.forwards += 1
         self._open.append(step)
+
+    def skip(self) -> None:
+        """Counts a forward in which there is nothing to miss."""
+        self.forwards += 1
+        self.stock += 1
 
     def call(self, step: Step) -> None:
         """Counts its loss, once."""

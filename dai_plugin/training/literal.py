@@ -1,29 +1,34 @@
 """The objective as its formula is written: pairs of rows, float64, nothing clever.
 
-For two images at a time: `check` compares the gradients of a run with these.
+For a few images at a time: `check` compares the gradients of a run with these.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.layers import resolve
+from dai_plugin.layers import select_layers
+from dai_plugin.losses import literal
+from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
 from dai_plugin.training.criterion import told_reduction
-from dai_plugin.training.hooks import find_rows
+from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.training.loss import own_loss
+from dai_plugin.views.rows import Layout
 
 
 def literal_gradient(
     network: nn.Module,
     criterion: Any,
     call: tuple[Any, Any],
-    targets: Any,
+    targets: Sequence[Any],
     layers: list[str],
     settings: Settings,
+    layout: Layout,
 ) -> dict[str, Tensor]:
     """The gradient of the objective in float64, by parameter.
 
@@ -31,34 +36,28 @@ def literal_gradient(
         network: that nothing is attached to; its gradients are written.
         criterion: of the loop, or None if the network returns its loss.
         call: arguments and keywords of the network, with views.
-        targets: of the first view, for the criterion.
+        targets: of each view, for the criterion.
         layers: that were chosen.
         settings: of the run.
+        layout: of the rows.
     """
-    activations: dict[Key, Tensor] = {}
     rows = _rows_of(call)
-    handles = [
-        resolve(network, name).register_forward_hook(_keeper(name, rows, activations))
-        for name in layers
-    ]
+    chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
+    chosen = {key: [n for n in names if n in layers] for key, names in chosen.items()}
+    activations: dict[Key, Tensor] = {}
+    hooks = LayerHooks(network, layers)
+    hooks.visit = lambda name, value: _keep(name, value, rows, activations)
     torch.manual_seed(0)
     output = network(*call[0], **call[1])
-    for handle in handles:
-        handle.remove()
-    images = rows // settings.num_views
-    views = settings.num_views if criterion is not None else 1
-    losses = [
-        task_of(_view(output, v, images, rows), criterion, targets, settings.loss)
-        for v in range(views)
-    ]
-    task = torch.stack([loss.mean() for loss in losses]).mean()
-    terms = _invariance_terms(activations, layers, images, settings, task.device)
-    if settings.beta:
-        terms = terms + _class_terms(activations, layers, targets, settings)
-    if _sums(criterion, _view(output, 0, images, rows), targets, losses[0]):
-        terms = images * terms
-    multiplier = settings.multiplier(0)
-    factor = 1 - multiplier * (settings.alpha + settings.beta)
+    hooks.remove()
+    images, viewed = layout.images, layout.viewed
+    task, sums = _task(output, criterion, targets, settings.loss, layout)
+    in_groups = [*range(viewed), *range(images, rows)]
+    activations = {key: a[in_groups] for key, a in activations.items()}
+    own = _part(targets[0], slice(viewed), images)
+    terms = _terms(activations, chosen, own, viewed, settings, task.device)
+    terms = terms * settings.every * (images if sums else 1)
+    factor = 1 - settings.multiplier(0) * settings.weight
     total = factor * task.double() + terms
     total.backward()
     return {
@@ -68,59 +67,63 @@ def literal_gradient(
     }
 
 
-def grouped_loss(rows: Tensor, groups: Tensor, correction: int) -> Tensor:
-    """Mean distance within groups over that of all pairs, arXiv:1906.04547.
-
-    Args:
-        rows: `[N, ...]`.
-        groups: `[N]`, the number of the group that each row belongs to.
-        correction: 0 counts all ordered pairs, 1 distinct ones.
-    """
-    flat = rows.double().flatten(1)
-    distances = (flat[:, None] - flat[None, :]).square().mean(2)
-    pairs = torch.ones_like(distances) - correction * torch.eye(len(flat)).to(distances)
-    total = (distances * pairs).sum() / pairs.sum()
-    within = []
-    for group in torch.unique(groups):
-        inside = pairs * (groups[:, None] == group) * (groups[None, :] == group)
-        if inside.sum():
-            within.append((distances * inside).sum() / inside.sum())
-    return torch.stack(within).mean() / total if within and total > 0 else total * 0
+def _task(
+    output: Any, criterion: Any, targets: Sequence[Any], name: str | int, layout: Layout
+) -> tuple[Tensor, bool]:
+    """The task loss over all rows, and whether it is a sum over images."""
+    rows, images, viewed = layout.rows, layout.images, layout.viewed
+    if criterion is None:
+        return own_loss(output, name).mean(), False
+    first = _part(output, slice(images), rows)
+    loss = task_of(first, criterion, targets[0], name)
+    sums, task = _sums(criterion, first, targets[0], loss), loss.mean() * images / rows
+    for v in range(1, layout.num_views):
+        view = _part(output, layout.view(v), rows)
+        loss = task_of(view, criterion, targets[v], name)
+        # A mean counts as often as it has rows; a sum becomes B times the mean.
+        task = task + loss.mean() * (images if sums else viewed) / rows
+    return task, sums
 
 
-def _invariance_terms(
+def _terms(
     activations: dict[Key, Tensor],
-    layers: list[str],
+    chosen: dict[str, list[str]],
+    targets: Any,
     images: int,
-    s: Settings,
+    settings: Settings,
     device: torch.device,
 ) -> Any:
-    groups = torch.arange(images).repeat(s.num_views)
-    return sum(
-        s.multiplier(0)
-        * s.alpha
-        * weight
-        * grouped_loss(a, groups.to(a.device), s.correction).to(device)
-        for weight, a in _weighted(activations, layers, s)
-    )
+    """The terms, weighed: literally."""
+    total: Any = 0.0
+    for term in settings.terms:
+        layers = chosen[repr(term.layers)]
+        keys = [key for key in activations if key[0] in layers]
+        weights = spread_weights(term.layer_weights, term.last_to_first, layers, keys)
+        for weight, key in zip(weights, keys, strict=True):
+            loss = _loss(term, activations[key], targets, images, settings)
+            share = settings.multiplier(0) * term.weight * weight
+            total = total + share * loss.to(device)
+    return total
 
 
-def _class_terms(
-    activations: dict[Key, Tensor], layers: list[str], labels: Tensor, s: Settings
-) -> Any:
-    groups = labels.repeat(s.num_views)
-    return sum(
-        s.multiplier(0) * s.beta * weight * grouped_loss(a, groups, s.correction)
-        for weight, a in _weighted(activations, layers, s)
-    )
+def _loss(
+    term: Term, rows: Tensor, targets: Any, images: int, settings: Settings
+) -> Tensor:
+    if term.loss in ("ratio", "class"):
+        groups = torch.arange(images) if term.loss == "ratio" else targets
+        groups = groups.repeat(settings.num_views).to(rows.device)
+        return literal.grouped(rows, groups, settings.correction)
+    views = rows.double().view(-1, images, *rows.shape[1:])
+    if isinstance(term.loss, str):
+        return _LITERAL[term.loss](views, **term.options)
+    return term.loss(views, targets, **term.options)
 
 
-def _weighted(
-    activations: dict[Key, Tensor], layers: list[str], settings: Settings
-) -> list[tuple[float, Tensor]]:
-    law = settings.layer_weights, settings.last_to_first
-    weights = spread_weights(*law, layers, list(activations))
-    return list(zip(weights, activations.values(), strict=True))
+_LITERAL: dict[str, Callable[..., Tensor]] = {
+    "jsd": literal.jensen_shannon,
+    "cosine": literal.cosine_distance,
+    "vicreg": literal.vicreg,
+}
 
 
 def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tensor:
@@ -134,7 +137,7 @@ def task_of(output: Any, criterion: Any, targets: Any, name: str | int) -> Tenso
 
 def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
     """Whether the loss of the images is the sum of those of each by itself."""
-    if criterion is None or loss.dim():
+    if loss.dim():
         return False
     told = told_reduction(criterion, (output, targets), {})
     if told is not None:
@@ -143,7 +146,7 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
         with torch.no_grad():
             images = len(next(iter(pytree.tree_leaves(targets))))
             single = [
-                criterion(*(_view((output, targets), i, 1, images)))
+                criterion(*(_part((output, targets), slice(i, i + 1), images)))
                 for i in range(images)
             ]
         leaves = [next(iter(pytree.tree_leaves(each))) for each in single]
@@ -152,12 +155,14 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
         return False  # a criterion that takes no single image
 
 
-def _view(output: Any, v: int, images: int, rows: int) -> Any:
+def _part(values: Any, some: slice, rows: int) -> Any:
+    """Some of so many rows, in any structure; what has not as many is left."""
+
     def part(leaf: Any) -> Any:
         split = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
-        return leaf[v * images : (v + 1) * images] if split else leaf
+        return leaf[some] if split else leaf
 
-    return pytree.tree_map(part, output)
+    return pytree.tree_map(part, values)
 
 
 def _rows_of(call: tuple[Any, Any]) -> int:
@@ -166,10 +171,7 @@ def _rows_of(call: tuple[Any, Any]) -> int:
     return int(images.shape[0])
 
 
-def _keeper(name: str, rows: int, activations: dict[Key, Tensor]) -> Any:
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        key = name, sum(layer == name for layer, _ in activations)
-        # A copy, since what follows may overwrite it in place.
-        activations[key] = find_rows(name, output, rows).clone()
-
-    return keep
+def _keep(name: str, value: Any, rows: int, activations: dict[Key, Tensor]) -> None:
+    key = name, sum(layer == name for layer, _ in activations)
+    # A copy, since what follows may overwrite it in place.
+    activations[key] = find_rows(name, value, rows).clone()

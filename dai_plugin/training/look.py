@@ -57,7 +57,7 @@ def look(
         hooks: of the network.
         args: positional arguments of the forward, as they are with views.
         kwargs: its keyword arguments.
-        rows: num_views * B.
+        rows: of the forward.
         grown: identities of the arguments that have them; None are all of that size.
     """
 

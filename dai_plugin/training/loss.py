@@ -8,12 +8,17 @@ import torch
 from torch import Tensor
 
 from dai_plugin.training.arguments import COUNT, Arguments
-from dai_plugin.training.criterion import Call, Snapshot, told_reduction
+from dai_plugin.training.criterion import (
+    Call,
+    Snapshot,
+    told_ignore_index,
+    told_reduction,
+)
+from dai_plugin.training.follow import Follow
 from dai_plugin.training.objective import factor
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
-from dai_plugin.views.expand import repeat_targets
 
 logger = logging.getLogger("dai_plugin")
 
@@ -54,7 +59,7 @@ class CriterionLoss:
         outputs = None if step is None else step.outputs
         if outputs is None:
             return None
-        call = Call(outputs, self._steps.settings.num_views, before)
+        call = Call(outputs, before)
         if not call:
             return None
         if self._ended_among(before):
@@ -80,8 +85,11 @@ class CriterionLoss:
         """The objective, in the place of the criterion's own loss."""
         step = self._steps.current
         assert step is not None
+        self._follow(step, match, criterion)
         match.run(call, result)
-        task = match.mean()
+        asked = match.carries or step.layout.alone
+        sums = bool(asked) and self._is_sum(match, criterion)
+        task = step.layout.mean(match.losses, sums)
         self._past.reset()
         if not match.carries:
             step.reached = match.reached
@@ -91,15 +99,12 @@ class CriterionLoss:
                     f"output {match.outputs.primary}"
                 )
             return match.with_loss(factor(step, self._steps.settings) * task)
-        self._refuse_dense(match)
-        labels = match.labels if self._steps.settings.beta else None
+        needed = any(term.needs_targets for term in self._steps.settings.terms)
         total = self._steps.total(
             step,
             task,
-            None
-            if labels is None
-            else repeat_targets(labels, self._steps.settings.num_views),
-            scale=step.images if self._is_sum(match, criterion) else 1.0,
+            match.labels if needed else None,
+            scale=step.images if sums else 1.0,
             ignore_index=getattr(criterion, "ignore_index", -100),
         )
         return match.with_loss(total)
@@ -116,11 +121,24 @@ class CriterionLoss:
             self._sums = match.sums(criterion)
         return self._sums
 
-    def _refuse_dense(self, match: Call) -> None:
-        for target in match.targets:
-            # A float argument of another shape is no target (the images, say).
-            if not target.is_floating_point() or target.shape in match.shapes:
-                self._steps.draws.refuse_dense(target, match.outputs.images)
+    def _follow(self, step: Step, match: Call, criterion: Any) -> None:
+        """Lets the targets that belong to pixels follow their views."""
+        settings = self._steps.settings
+        if not step.motions:
+            return
+        outside = told_ignore_index(criterion, *match.arguments)
+        following = Follow(step, settings, outside)
+        if match.carries:
+            following.check_told(match.targets, match.shapes)
+        match.follow(following)
+        if match.moved and settings.first_view == "augmented":
+            shapes = [list(t.shape) for t in match.moved.values()]
+            raise ValueError(
+                f"targets (rows {shapes}) belong to pixels, and the loop holds those "
+                'of the images as they came, while first_view="augmented" gives it the '
+                'outputs of moved ones: take first_view="clean", or the explicit form, '
+                "dai_plugin.DataAugmentationInvariance(model), whose views() moves them"
+            )
 
     def _remember(self) -> None:
         step = self._steps.current
@@ -173,12 +191,11 @@ class OwnLoss:
         loss = own_loss(outputs.first, settings.loss)
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
-        task = loss if views is None else torch.stack(views).mean(0)
-        labels = self._labels
+        task = loss if views is None else step.layout.mean(views)
         total = self._steps.total(
             step,
             task,
-            None if labels is None else repeat_targets(labels, settings.num_views),
+            self._labels,
             scale=self._scale(step, args, kwargs, task),
         )
         return _with_entry(outputs.handed_out(), settings.loss, total)
@@ -192,13 +209,13 @@ class OwnLoss:
         count = kwargs.get(COUNT)
         if count is None:
             return 1.0
-        images = count / self._steps.settings.num_views
+        rows = step.layout.rows  # the count is one of rows, too
         if self._counts is None:
-            whole = bool(torch.as_tensor(images == step.images))
+            whole = bool(torch.as_tensor(count == rows))
             if whole:  # no accumulation in this step: both are alike
                 return 1.0
             self._counts = self._steps.uses(args, kwargs, COUNT)
-        return step.images / images if self._counts else 1.0
+        return rows / count if self._counts else 1.0
 
 
 def own_loss(output: Any, name: str | int) -> Tensor:

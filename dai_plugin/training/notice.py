@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from dai_plugin.losses import ranks
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
+from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
+from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import AnyScheme, Given, flips, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
@@ -18,7 +18,7 @@ logger.setLevel(logging.INFO)
 def tell(
     step: Step,
     settings: Settings,
-    shares: Sequence[float],
+    terms: Sequence[Placed],
     scheme: AnyScheme,
     normalization: object,
 ) -> None:
@@ -27,20 +27,16 @@ def tell(
     Args:
         step: whose forward has ended.
         settings: of the run.
-        shares: of alpha, by call of a layer.
+        terms: of the objective, at their layers.
         scheme: of the views.
         normalization: that the images carry.
     """
     if not logger.hasHandlers():
         # Nobody set up logging: what a run costs is to be seen all the same.
         logger.addHandler(logging.StreamHandler())
-    shown = ", ".join(
-        f"{key_name(key)} {settings.alpha * share:.3g}"
-        for key, share in zip(step.fired, shares, strict=True)
-    )
     told = [
-        *_costs(step.groups.rows, settings),
-        f"{len(shares)} layers and weights: {shown}",
+        *_costs(step.layout, settings),
+        *(_layers(each, step) for each in terms),
         f"scheme: {scheme}"
         + ("" if isinstance(scheme, Given) else f" ({settings.first_view} first view)"),
         f"normalisation: {normalization}",
@@ -49,10 +45,20 @@ def tell(
     logger.info("%s", "\n  ".join(["data augmentation invariance", *told]))
 
 
-def warn(step: Step, settings: Settings, losses: Tensor) -> None:
+def _layers(placed: Placed, step: Step) -> str:
+    """The layers of a term, and what each weighs."""
+    term, keys, shares = placed.term, placed.keys(step), placed.shares(step)
+    shown = ", ".join(
+        f"{key_name(key)} {term.weight * share:.3g}"
+        for key, share in zip(keys, shares, strict=True)
+    )
+    return f"{term.name}: {len(keys)} layers and weights: {shown}"
+
+
+def warn(step: Step, settings: Settings, terms: Sequence[Placed]) -> None:
     """Warnings of the first step, on every rank: terms that train nothing."""
     frozen = [key_name(key) for key, at_rest in step.frozen.items() if at_rest]
-    if frozen and settings.alpha > 0:
+    if frozen and any(each.term.weight > 0 for each in terms):
         logger.warning(
             "%d layers are frozen (their activations need no gradient): their "
             "invariance losses are reported but train nothing: %s",
@@ -61,13 +67,16 @@ def warn(step: Step, settings: Settings, losses: Tensor) -> None:
         )
     if settings.num_views == 1:
         return
-    if step.images == 1:
+    if step.groups.images == 1:
         logger.warning(
-            "one image a step: its views are all that there is to compare, so that the "
-            "invariance losses are 1 and train nothing; give batches of more images"
+            "one image with views a step: these are all that there is to compare, so "
+            "that the invariance losses are 1 and train nothing; give batches of more "
+            "images, or a larger share"
         )
         return
-    found = losses.tolist()
+    assert step.losses is not None
+    ratios = [n for n, each in enumerate(terms) if each.term.tapped]
+    found = [each for n in ratios for each in step.losses[n].tolist()]
     for value, why in ((0.0, "their views are equal"), (1.0, "all images are equal")):
         if found and all(each == value for each in found):
             logger.warning(
@@ -78,14 +87,16 @@ def warn(step: Step, settings: Settings, losses: Tensor) -> None:
             )
 
 
-def _costs(rows: int, settings: Settings) -> list[str]:
+def _costs(layout: Layout, settings: Settings) -> list[str]:
     """What a step computes, and how its loss is mixed."""
-    views, alpha, beta = settings.num_views, settings.alpha, settings.beta
+    every = settings.every
+    seldom = f" in one of {every} steps, on average" if every > 1 else " a step,"
+    times = f", the terms x {every} in those" if every > 1 else ""
+    terms = "".join(f" + {term.weight:g} {term.name}" for term in settings.terms)
     return [
-        f"{rows // views} images x {views} views = {rows} rows a step, "
-        f"{views} times the network's compute for this batch size",
-        f"loss = {1 - alpha - beta:g} task + {alpha:g} invariance"
-        + (f" + {beta:g} class invariance" if beta else ""),
+        f"{layout} = {layout.rows} rows{seldom} {settings.cost(layout.images):.4g} "
+        "times the network's compute for this batch size",
+        f"loss = {1 - settings.weight:g} task{terms}{times}",
     ]
 
 
@@ -95,8 +106,12 @@ def _cautions(scheme: AnyScheme, settings: Settings) -> list[str]:
     if flips(scheme):
         found.append("images are flipped: wrong for digits, text, left and right")
     if moves_pixels(scheme) and settings.num_views > 1:
+        told = settings.targets
         found.append(
-            "pixels move, positions in the targets (boxes, points, angles) do not"
+            f"pixels move, and masks and {told} with them"
+            if told
+            else "pixels move, and masks with them; other positions in the targets "
+            '(boxes, points, heat maps) only with targets="boxes" and the like'
         )
     if (world_size := ranks.world_size()) > 1:
         found.append(

@@ -1,6 +1,6 @@
 """What comes out of a training forward: the first view's rows, and the others'.
 
-The rule: what depends on the forward and has num_views * B rows in its first dimension
+The rule: what depends on the forward and has all its rows in its first dimension
 is split into views; parameters, buffers and leaves of the graph never are. Rows in
 another dimension (similarities of all rows) are refused: there the views of one image
 would stand as negatives of each other.
@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.training.arguments import belongs_to
 from dai_plugin.training.graph import MOST
+from dai_plugin.views.rows import Layout
 
 # Autograd nodes between what forward returned and what the criterion got, which leave
 # every value in its row: casts, copies, views, and DistributedDataParallel's sink.
@@ -43,8 +44,7 @@ class Outputs:
 
     Args:
         output: of the network, in any structure of tensors.
-        rows: num_views * B.
-        num_views: M.
+        layout: of the rows.
         base: the network, whose parameters and buffers are no outputs.
         depends: from the number of an output and the output to the dimensions that grow
             with the rows; asked where the sizes alone do not tell.
@@ -65,15 +65,14 @@ class Outputs:
     def __init__(
         self,
         output: Any,
-        rows: int,
-        num_views: int,
+        layout: Layout,
         base: nn.Module,
         depends: Callable[[int, Tensor], frozenset[int]],
         carrier: int | None = None,
         needed: bool = True,
     ) -> None:
         leaves, self._structure = pytree.tree_flatten(output)
-        self.images, self._num_views = rows // num_views, num_views
+        self.layout, rows = layout, layout.rows
         self._views: dict[int, list[Tensor]] = {}
         known: dict[int, list[Tensor]] = {}  # one tensor under two names is cut once
         for i, leaf in enumerate(leaves):
@@ -83,10 +82,13 @@ class Outputs:
                 continue
             if id(leaf) in known:
                 self._views[i] = known[id(leaf)]
-            elif num_views == 1:
+            elif layout.num_views == 1:
                 self._views[i] = [leaf]  # the caller gets the network's own tensor
             elif (grown := depends(i, leaf)) == {0}:
-                self._views[i] = self._split(leaf, num_views)
+                # Slices by themselves, which loop and criterion may change in place,
+                # unlike those of torch.split.
+                places = map(layout.view, range(layout.num_views))
+                self._views[i] = [leaf[place] for place in places]
             elif grown:
                 raise RuntimeError(_across(i, leaf, rows, grown))
             if i in self._views:
@@ -94,7 +96,7 @@ class Outputs:
         if not self._views and needed:
             raise RuntimeError(
                 f"the network returned {_describe(leaves)} for {rows} rows "
-                "(num_views x images); no tensor with as many rows was found in it"
+                "(views of images); no tensor with as many rows was found in it"
             )
         first = min(self._views, default=None)
         self.primary = carrier if carrier in self._views else first
@@ -106,12 +108,6 @@ class Outputs:
         self._first_leaves = leaves
         self.first: Any = pytree.tree_unflatten(leaves, self._structure)
         self._loose: dict[int, weakref.ref[Tensor]] = {}
-
-    def _split(self, leaf: Tensor, num_views: int) -> list[Tensor]:
-        # Slices by themselves, which loop and criterion may change in place, unlike
-        # those of torch.split.
-        b = self.images
-        return [leaf[v * b : (v + 1) * b] for v in range(num_views)]
 
     def find(self, tensor: Tensor, node: Any, position: int) -> int | None:
         """Which output the tensor is, if it is one in other clothes.
@@ -148,10 +144,30 @@ class Outputs:
         return None
 
     def view(self, index: int, v: int, like: Tensor) -> Tensor:
-        """Output `index` of view v > 0, cast and viewed as view 0 was by the caller."""
-        views = self._views[index]
+        """Output `index` of view v > 0, cast and viewed as view 0 was by the caller.
+
+        Raises:
+            RuntimeError: the caller moved the images into another dimension, and other
+                views have fewer of them.
+        """
         # Counted from the end: the first is not held any more once it is loose.
-        return views[v - self._num_views].reshape(like.shape).to(like)
+        layout, view = self.layout, self._views[index][v - self.layout.num_views]
+        if not layout.alone:
+            return view.reshape(like.shape).to(like)
+        first, *rest = like.shape
+        if first % layout.images:
+            raise RuntimeError(
+                f"the criterion got an output of {layout.images} images viewed as "
+                f"{list(like.shape)}; with share < 1, where other views have "
+                f"{layout.viewed} images, it must keep them in the first dimension"
+            )
+        shape = (first // layout.images * layout.viewed, *rest)
+        return view.reshape(shape).to(like)
+
+    def whole(self, output: Any) -> Any:
+        """The primary output with all its rows, in what the network returned."""
+        leaves = pytree.tree_leaves(output)
+        return None if self.primary is None else leaves[self.primary]
 
     def rows_of(self, place: int) -> list[Tensor] | None:
         """The views of one output, None if it was not split."""

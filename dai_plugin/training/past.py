@@ -50,7 +50,7 @@ class Past:
             step.complaint = "the network's output after the loop changed it in place"
             return
         moving = [t for t in tensors if t.requires_grad]
-        if not moving or not self._steps.active:
+        if not moving or not self._steps.active or self._steps.stock:
             return
         for tensor in moving:
             outputs = None if step is None else step.outputs

@@ -12,6 +12,8 @@ from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
 from dai_plugin.training.outputs import Outputs
+from dai_plugin.views.motion import Motion
+from dai_plugin.views.rows import Layout
 
 
 @dataclass(eq=False)
@@ -23,20 +25,24 @@ class Step:
     Attributes:
         number: of the step in the random stream.
         multiplier: of alpha and beta, as scheduled.
-        images: B.
-        rows: `[num_views * B, ...]`, the batch that the network gets, until the forward
+        layout: of the rows.
+        rows: `[N, ...]`, the batch that the network gets, until the forward
             has ended; layers compare their sizes with its own.
         groups: of the rows.
+        motions: how the pixels of the views moved, of views that were made together,
+            in the order of the rows; none if they did not.
         grown: identities of the network's arguments that have rows, where known.
         fired: the calls of the layers in their order, once the forward has ended.
-        parts: sums of squares of each call of a layer, in the order of the calls.
+        calls: of the layers, while the forward runs.
+        parts: sums of squares of each call of a layer, for ratios of variances.
         centres: means of all rows, where other processes need them.
-        activations: kept for losses that need the labels.
+        activations: kept for losses of other kinds.
         versions: of the activations when they were measured; like the next two only
             where no compiler was at work.
         shapes: of the activations.
         frozen: whether an activation needed no gradient.
-        losses: invariance losses `[calls]`, once the forward has ended.
+        losses: of each term that needs no targets, `[calls]`, once the forward has
+            ended, by the number of the term.
         outputs: what the network returned, once the forward has ended.
         started: sequence number of autograd when the forward began.
         ran: whether the forward has begun.
@@ -49,18 +55,20 @@ class Step:
 
     number: int
     multiplier: float
-    images: int
+    layout: Layout
     rows: Tensor | None
     groups: ViewGroups
+    motions: tuple[Motion, ...] = ()
     grown: set[int] | None = None
     fired: tuple[Key, ...] = ()
+    calls: list[Key] = field(default_factory=list)
     parts: dict[Key, Tensor] = field(default_factory=dict)
     centres: dict[Key, Tensor] = field(default_factory=dict)
     activations: dict[Key, Tensor] = field(default_factory=dict)
     versions: dict[Key, Version] = field(default_factory=dict)
     shapes: dict[Key, torch.Size] = field(default_factory=dict)
     frozen: dict[Key, bool] = field(default_factory=dict)
-    losses: Tensor | None = None
+    losses: dict[int, Tensor] | None = None
     outputs: Outputs | None = None
     started: int = field(default_factory=lambda: sequence_number())
     ran: bool = True
@@ -71,6 +79,11 @@ class Step:
     complaint: str = ""
     _marks: list["weakref.ref[Any]"] = field(default_factory=list)
     _held: "weakref.ref[Tensor] | None" = None
+
+    @property
+    def images(self) -> int:
+        """B."""
+        return self.layout.images
 
     @property
     def pending(self) -> bool:
@@ -102,10 +115,11 @@ class Step:
         for of_calls in (*given, self.shapes, self.frozen):
             for key in [key for key in of_calls if key[0] in names]:
                 del of_calls[key]
+        self.calls = [key for key in self.calls if key[0] not in names]
 
     def close(self) -> None:
         """Ends the forward."""
-        self.rows, self.fired = None, tuple(self.parts)
+        self.rows, self.fired = None, tuple(self.calls)
 
     def let_go(self) -> None:
         """Leaves what a later loss needs to the output that the loop still holds.

@@ -7,22 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dai_plugin.layers import select_layers, unwrap
+from dai_plugin.layers import unwrap
 from dai_plugin.losses import ranks
 from dai_plugin.losses.groups import ViewGroups
-from dai_plugin.losses.ratio import variance_ratio
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.draws import Draws
 from dai_plugin.training.growth import Growth
-from dai_plugin.training.hooks import LayerHooks, hooked
+from dai_plugin.training.hooks import hooked
 from dai_plugin.training.ledger import Ledger
 from dai_plugin.training.look import Look, answers_to, look
 from dai_plugin.training.notice import tell, warn
-from dai_plugin.training.objective import Weights, objective
+from dai_plugin.training.objective import objective
 from dai_plugin.training.outputs import Outputs
+from dai_plugin.training.record import Record
 from dai_plugin.training.step import Step
-from dai_plugin.wrappers import check_hookable
+from dai_plugin.training.terms import Terms
+from dai_plugin.views.rows import Layout
+from dai_plugin.wrappers import OUTPUT, check_hookable
 
 logger = logging.getLogger("dai_plugin")
 
@@ -55,10 +57,13 @@ class Steps:
     Attributes:
         base: the network inside its wrappers.
         draws: the views of its steps.
+        terms: of the objective, at their layers.
         usage: of the network.
         current: the step whose loss is still to come, if there is one.
         ledger: what became of the forwards.
         hooks: on the chosen layers.
+        record: of the last losses.
+        stock: whether the last training forward made no views, as `every` has it.
     """
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
@@ -73,20 +78,24 @@ class Steps:
                 "the explicit form"
             )
         self.draws = Draws(self.base, settings)
-        chosen = select_layers(self.base, settings.layers)
-        self.weights = Weights(settings, chosen)
-        self.hooks = LayerHooks(self.base, chosen, settings.beta > 0)
+        self.terms = Terms(self.base, settings)
+        self.hooks = self.terms.hooks(self.base)
         self.ledger = Ledger(settings.strict)
         self.current: Step | None = None
         self.removed = False
         self.growth = Growth()
-        self.last: dict[str, Tensor | None] = {}
-        self.names: list[str] = []
+        self.record = Record([term.name for term in settings.terms])
         self.multiplier = 1.0
         self.usage = Usage()
+        self.stock = False
         self._carrier: int | None = None
-        self._agreed: dict[str, int] = {}
         self._told = False
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that are measured."""
+        hooked = {*self.hooks.names, OUTPUT}
+        return [name for name in self.terms.names if name in hooked]
 
     @property
     def active(self) -> bool:
@@ -95,31 +104,45 @@ class Steps:
         return training and torch.is_grad_enabled() and not _tracing()
 
     def open(self, images: Tensor, made: Tensor | None = None) -> tuple[Step, Tensor]:
-        """Starts a training step: the rows `[num_views * B, C, H, W]` of the images.
+        """Starts a training step: the rows `[N, C, H, W]` of the images.
 
         Args:
             images: `[B, C, H, W]`.
             made: the rows, if the loader made the views.
         """
-        if self.removed:
-            raise RuntimeError("this attachment was removed: attach anew to train on")
-        self.end()
-        self.ledger.settle()
-        number, rows = self.draws.next(images, made)
+        self._begin()
+        number, rows, motions = self.draws.next(images, made)
         multiplier = self.settings.multiplier(number)
-        step = Step(number, multiplier, images.shape[0], rows, self._groups(rows))
+        layout = self.settings.layout(images.shape[0])
+        groups = self._groups(layout)
+        step = Step(number, multiplier, layout, rows, groups, motions)
+        self.stock = False
         self.hooks.bind()
         self.multiplier, self.current = multiplier, step
         self.ledger.begin(step)
         return step, rows
 
-    def _groups(self, rows: Tensor) -> ViewGroups:
+    def skip(self) -> None:
+        """Counts a training forward that is to be the stock one."""
+        self._begin()
+        self.multiplier = self.settings.multiplier(self.draws.upcoming)
+        self.draws.skip()
+        self.ledger.skip()
+        self.stock = True
+
+    def _begin(self) -> None:
+        if self.removed:
+            raise RuntimeError("this attachment was removed: attach anew to train on")
+        self.end()
+        self.ledger.settle()
+
+    def _groups(self, layout: Layout) -> ViewGroups:
         settings = self.settings
         centred = settings.sync and ranks.world_size() > 1
         if centred:
             ranks.refuse_join()
         return ViewGroups(
-            settings.num_views, rows.shape[0], settings.correction, centred
+            layout.num_views, layout.rows, settings.correction, centred, layout.alone
         )
 
     def close(self, step: Step, args: Any, kwargs: Any) -> None:
@@ -128,16 +151,23 @@ class Steps:
         self._leave_out_spoiled(step, args, kwargs)
         self.growth.begin(lambda: self._look(step, args, kwargs))
         self.growth.refuse_layers(step)
-        step.losses = self._losses(step)
-        self.names = [key_name(key) for key in step.fired]
+
+    def measure(self, step: Step, output: Any) -> None:
+        """Takes the losses of a step that need no targets.
+
+        Args:
+            step: that was closed.
+            output: what the network returned, with all its rows.
+        """
+        self.terms.measure(step, output)
         if not self._told:
             self._told = True
-            warn(step, self.settings, step.losses)
+            warn(step, self.settings, self.terms.placed)
             if not self.draws.rank:
-                shares, known = self.weights.shares(step), self.draws.pixels.known
-                tell(step, self.settings, shares, self.draws.scheme, known)
+                known = self.draws.pixels.known
+                tell(step, self.settings, self.terms.placed, self.draws.scheme, known)
 
-    def split(self, step: Step, output: Any, needed: bool) -> None:
+    def split(self, step: Step, output: Any, needed: bool) -> Outputs:
         """Takes over what the forward of a step returned.
 
         Args:
@@ -145,11 +175,10 @@ class Steps:
             output: what the network returned.
             needed: whether something in it must have rows.
         """
-        rows = step.groups.rows
+        rows = step.layout.rows
         step.outputs = Outputs(
             output,
-            rows,
-            self.settings.num_views,
+            step.layout,
             self.base,
             lambda i, leaf: self.growth.of_output(i, leaf, rows),
             self._carrier,
@@ -157,6 +186,7 @@ class Steps:
         )
         if step.outputs.main is not None:
             step.watch_output(step.outputs.main)
+        return step.outputs
 
     def _look(self, step: Step, args: Any, kwargs: Any) -> Look | None:
         try:
@@ -171,66 +201,62 @@ class Steps:
 
     def _leave_out_spoiled(self, step: Step, args: Any, kwargs: Any) -> None:
         """Lets "auto" leave out what the network overwrites in place."""
-        if self._told or self.settings.layers != "auto":
+        droppable = self.terms.droppable
+        if self._told or not droppable:
             return
-        if len(step.versions) == len(step.parts):
+        if len(step.versions) == len(step.fired):
             changed = [key for key, v in step.versions.items() if v.changed()]
             spoiled = list(dict.fromkeys(name for name, _ in changed))
         else:  # a compiler was at work, which shows no versions
             seen = self._look(step, args, kwargs)
             spoiled = seen.overwritten if seen else []
+        spoiled = [name for name in spoiled if name in droppable]
         if not spoiled:
             return
         self.hooks.drop(spoiled)
         step.forget(spoiled)
         logger.info("left out, because overwritten in place: %s", ", ".join(spoiled))
-        step.fired = tuple(step.parts)
-        if not step.parts:
-            raise RuntimeError(
-                "every layer that layers='auto' chose is overwritten in place by a "
-                f"later operation: {spoiled}; name layers with layers="
-            )
-
-    def _losses(self, step: Step) -> Tensor:
-        """The invariance losses `[calls]` of the forward that ended."""
-        parts = list(step.parts.values())
-        stacked = torch.stack([each.to(parts[-1].device) for each in parts])
-        if not step.groups.centred:
-            return variance_ratio(stacked, step.groups)
-        sizes = {key_name(key): len(centre) for key, centre in step.centres.items()}
-        if sizes != self._agreed:
-            ranks.check_same_layers(sizes)
-            self._agreed = sizes
-        return ranks.global_losses(stacked, list(step.centres.values()), step.groups)
+        step.fired = tuple(step.calls)
+        self.terms.check(step, spoiled)
 
     def total(
         self,
         step: Step,
         task: Tensor,
-        labels: Tensor | None = None,
+        targets: Tensor | None = None,
         scale: float | Tensor = 1.0,
         ignore_index: int = -100,
     ) -> Tensor:
         """The objective of a step from its task loss, a fresh tensor.
 
+        Args:
+            step: whose forward has ended.
+            task: the task loss.
+            targets: `[B, ...]` of the loop, for terms that need them.
+            scale: of the terms.
+            ignore_index: the label of rows that have none.
+
         Raises:
             RuntimeError: a measured activation was overwritten in place.
         """
         _refuse_overwritten(step)
-        assert step.losses is not None
-        losses = step.losses.to(task.device)
-        step.losses = losses
-        weights = self.weights(step, losses)
+        losses = self.terms.losses(step, targets, ignore_index)
+        losses = {number: each.to(task.device) for number, each in losses.items()}
+        placed = self.terms.placed
         total = objective(
-            step, self.settings, weights, task, labels, scale, ignore_index
+            step,
+            task,
+            self.settings,
+            [
+                (placed[number].term.weight, each, placed[number].weights(step, each))
+                for number, each in losses.items()
+                if step.multiplier * placed[number].term.weight > 0
+            ],
+            scale,
         )
         self.ledger.call(step)
         step.watch_total(total)
-        self.last = {
-            "losses": losses.detach(),
-            "task": task.detach().clone(),
-            "total": total.detach().clone(),
-        }
+        self.record.note([each.keys(step) for each in placed], losses, task, total)
         return total
 
     def carry(self, place: int) -> None:
@@ -256,17 +282,15 @@ class Steps:
 
     def stats(self) -> dict[str, Any]:
         """Counters and the last values."""
-        losses = self.last.get("losses")
-        values = [] if losses is None else losses.tolist()
+        settings = self.settings
         return {
             "forwards": self.ledger.forwards,
             "criterion_calls": self.ledger.calls,
             "missed": self.ledger.missed,
-            "layers": dict(zip(self.names, values, strict=False)),
-            "task_loss": _mean(self.last.get("task")),
-            "total_loss": _mean(self.last.get("total")),
-            "alpha": self.multiplier * self.settings.alpha,
-            "beta": self.multiplier * self.settings.beta,
+            "stock": self.ledger.stock,
+            **self.record.values(),
+            "alpha": self.multiplier * (settings.alpha if settings.convex else 0.0),
+            "beta": self.multiplier * settings.beta,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -294,7 +318,3 @@ def _refuse_overwritten(step: Step) -> None:
 
 def _tracing() -> bool:
     return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
-
-
-def _mean(value: Tensor | None) -> float | None:
-    return None if value is None else value.float().mean().item()

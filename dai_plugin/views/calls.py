@@ -59,7 +59,7 @@ def call(
         plain = plain if normalization.none else plain * std + mean
 
         def draw(number: int) -> Tensor:
-            with _forked_stream(images.device, number):
+            with forked_stream(images.device, number):
                 return _rows(scheme, plain, views)
 
         changed = draw(seed).to(images.device)
@@ -148,7 +148,7 @@ def _repeats(changed: Tensor, pixels: Tensor) -> bool:
 
 
 @contextmanager
-def _forked_stream(device: torch.device, seed: int) -> Iterator[None]:
+def forked_stream(device: torch.device, seed: int) -> Iterator[None]:
     """Seeds the default generators of the host and of the device, and restores them."""
     accelerator = device.type != "cpu"
     with torch.random.fork_rng(

@@ -1,8 +1,4 @@
-"""From B images to `num_views * B` rows on their device.
-
-Row order, everywhere in this package: view-major. Row `v * B + i` is view v of image i;
-targets follow as `targets.repeat(num_views, ...)`.
-"""
+"""From B images to rows, their views, on their device; `rows.py` has the order."""
 
 import logging
 from typing import Literal
@@ -12,6 +8,8 @@ from torch import Tensor, nn
 
 from dai_plugin.views.calls import call
 from dai_plugin.views.composed import Composed
+from dai_plugin.views.motion import Views, draw
+from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform
 from dai_plugin.views.statistics import Normalization, check_images
 from dai_plugin.views.warp import differentiable, transform, warp
@@ -41,8 +39,9 @@ def expand(
     normalization: Normalization,
     seed: int,
     check: bool = False,
+    viewed: int | None = None,
 ) -> Tensor:
-    """`[num_views * B, C, H, W]` view-major rows of `[B, C, H, W]` images.
+    """`[N, C, H, W]` view-major rows of `[B, C, H, W]` images, N = B + (M - 1) n.
 
     Dtype, device and memory format are those of the images. The rows are the same for
     the same seed on the same kind of device; the global random stream is untouched. A
@@ -52,13 +51,15 @@ def expand(
         images: floating point, carrying `normalization`.
         num_views: M.
         scheme: a `Scheme`, a callable from float32 `[N, C, H, W]` in [0, 1] to the
-            same shape, called once with all rows that are to be changed, or several in
-            turn.
+            same shape, called once with all rows that are to be changed (once more for
+            the first view, if that is changed and has other images than the others),
+            or several in turn.
         first_view: "clean" leaves view 0 as it came, "augmented" transforms it too.
         normalization: what the images carry.
         seed: of the parameters drawn here.
         check: whether to look at what a callable scheme returns and to warn of what
             is wrong with it; waits for the device.
+        viewed: n, how many images, from the first on, get further views; None is all.
 
     Raises:
         ValueError: the images hold no pixels, or a callable scheme returned another
@@ -70,32 +71,67 @@ def expand(
     if num_views == start:
         return images
     images = _base(images)
-    follow = images.requires_grad and torch.is_grad_enabled()
-    views = num_views - start
-    if isinstance(scheme, Scheme):
-        if check and not (scheme.geometric or scheme.colours):
-            logger.warning(
-                "the scheme changes %s: all views of an image are the same", scheme
-            )
-        generator = torch.Generator(images.device).manual_seed(seed)
-        drawn = scheme.draw(
-            views * images.shape[0], generator=generator, device=images.device
+    batch = images.shape[0]
+    layout = Layout(num_views, batch, batch if viewed is None else viewed)
+    if isinstance(scheme, Scheme) and check and _idle(scheme):
+        logger.warning(
+            "the scheme changes %s: all views of an image are the same", scheme
         )
-        if follow:
-            changed = differentiable(images, scheme, drawn, normalization, views)
-    else:
+    follow = images.requires_grad and torch.is_grad_enabled()
+    rows = images if follow else _empty_rows(images, layout.rows)
+    parts, end = [images] * start, batch * start
+    if start and not follow:
+        rows[:end].copy_(images)
+    for block in made_together(images, layout, first_view, seed):
+        begin, end = end, end + block.rows
+        out = None if follow else rows[begin:end].view(block.views, *block.shape)
+        some = images[: block.shape[0]]
+        made = _make(some, scheme, normalization, block, check, out)
+        parts.append(made.flatten(0, 1))
+    if not follow:
+        return rows
+    return torch.cat(parts).contiguous(memory_format=_memory_format(images))
+
+
+def _idle(scheme: Scheme) -> bool:
+    return not (scheme.geometric or scheme.colours)
+
+
+def made_together(
+    images: Tensor, layout: Layout, first_view: FirstView, seed: int
+) -> list[Views]:
+    """The views that are not clean, in the order of their rows, with their seeds.
+
+    All at once, but for a first view of more images than the others have.
+    """
+    still = first_view == "clean"
+    counts = [(layout.num_views - still, layout.viewed)]
+    if not still and layout.alone:
+        counts = [(1, layout.images), (layout.num_views - 1, layout.viewed)]
+    seeds, inside = [seed, mix_seed(seed, 1)], images.shape[1:]
+    return [
+        Views(views, torch.Size((count, *inside)), seeds[number], images.device)
+        for number, (views, count) in enumerate(counts)
+    ]
+
+
+def _make(
+    images: Tensor,
+    scheme: Scheme | Composed | Transform,
+    normalization: Normalization,
+    block: Views,
+    check: bool,
+    out: Tensor | None,
+) -> Tensor:
+    """V views `[V, n, C, H, W]`, in `out`, or with a gradient to the images."""
+    views, seed = block.views, block.seed
+    if not isinstance(scheme, Scheme):
         changed = call(scheme, images, views, normalization, seed, check=check)
-    if follow:
-        return _joined(images, changed.to(images.dtype), start)
-    rows = _empty_rows(images, num_views)
-    out = rows.view(num_views, *images.shape)
-    if start:
-        out[0].copy_(images)
-    if isinstance(scheme, Scheme):
-        transform(images, scheme, drawn, normalization, out=out[start:])
-    else:
-        out[start:].copy_(changed)
-    return rows
+        return changed.to(images.dtype) if out is None else out.copy_(changed)
+    drawn = draw(scheme, block)
+    if out is None:
+        return differentiable(images, scheme, drawn, normalization, views)
+    return transform(images, scheme, drawn, normalization, out=out)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -111,7 +147,7 @@ def mix_seed(*numbers: int) -> int:
 
 def repeat_targets(targets: Tensor, num_views: int) -> Tensor:
     """Targets `[B, ...]` for view-major rows: `[num_views * B, ...]`."""
-    return targets.repeat(num_views, *[1] * (targets.dim() - 1))
+    return Layout(num_views, len(targets), len(targets)).repeat(targets)
 
 
 def _base(images: Tensor) -> Tensor:
@@ -123,16 +159,9 @@ def _base(images: Tensor) -> Tensor:
     return images if kept else images.as_subclass(Tensor)
 
 
-def _joined(images: Tensor, changed: Tensor, start: int) -> Tensor:
-    """Rows of the images, if `start` is 1, and of their changed views."""
-    whole = torch.cat([images[None], changed]) if start else changed
-    rows = whole.flatten(0, 1)
-    return rows.contiguous(memory_format=_memory_format(images))
-
-
-def _empty_rows(images: Tensor, num_views: int) -> Tensor:
+def _empty_rows(images: Tensor, rows: int) -> Tensor:
     return torch.empty(
-        num_views * images.shape[0],
+        rows,
         *images.shape[1:],
         dtype=images.dtype,
         device=images.device,

@@ -76,6 +76,37 @@ def moves_pixels(pipeline: Transform) -> bool:
     )
 
 
+def replays(pipeline: Transform) -> bool:
+    """Whether it is kornia's and draws all its numbers before it moves anything.
+
+    Then the numbers that a seed draws again move targets as they moved the images. A
+    sequence of torch's own draws as it goes along.
+    """
+    kinds = {kind.__name__ for kind in type(pipeline).__mro__}
+    known = bool(kinds & {"_AugmentationBase", "ImageSequentialBase"})
+    return known and _from(pipeline, _KORNIA)
+
+
+def takes_masks(pipeline: Transform) -> "ImageByImage | None":
+    """The pipeline, if it is torchvision's v2 throughout, which moves masks as well."""
+    if not isinstance(pipeline, ImageByImage) or pipeline.batched:
+        return None
+    theirs = [part for part in parts(pipeline) if _from(part, _TORCHVISION)]
+    return (
+        pipeline if all(_from(part, f"{_TORCHVISION}.v2") for part in theirs) else None
+    )
+
+
+def bends(pipeline: Transform) -> str | None:
+    """The name of a part of kornia's that moves pixels by no matrix, if any does."""
+    for part in parts(pipeline):
+        kinds = {kind.__name__ for kind in type(part).__mro__}
+        free = "_AugmentationBase" in kinds and moves_pixels(part)
+        if free and "RigidAffineAugmentationBase2D" not in kinds:
+            return type(part).__name__
+    return None
+
+
 class ImageByImage:
     """Calls a transform on each image, so that each draws numbers of its own.
 

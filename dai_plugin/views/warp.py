@@ -86,7 +86,7 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
             the top left, as `Scheme.matrix` gives them.
     """
     count, channels, height, width = images.shape
-    grid = _sampling_grid(matrices.view(-1, count, 3, 3).transpose(0, 1), height, width)
+    grid = sampling_grid(matrices.view(-1, count, 3, 3).transpose(0, 1), height, width)
     # All views of an image are stacked below each other in one tall grid, so that one
     # call reads every image in place instead of a repeated batch.
     tall = F.grid_sample(
@@ -195,7 +195,7 @@ def _columns(
     return *ends[..., None, None].unbind(1), mean, std
 
 
-def _sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
+def sampling_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     """Where each output pixel comes from: `[..., H, W, 2]` in [-1, 1] coordinates.
 
     The 2 x 2 part is inverted in closed form: a solver would wait for the device.

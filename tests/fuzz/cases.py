@@ -80,9 +80,10 @@ def _check_end(loop: Loop) -> None:
 
 def _look(plan: Plan, stock: nn.Module) -> Seen:
     """A forward of the stock network, all layers that were asked for watched."""
-    batch, views = plan.batch(), plan.settings["num_views"]
-    rows = batch.images.repeat(views, 1, 1, 1)
-    args, kwargs = batch.arguments(plan.net, rows, views)
+    batch = plan.batch()
+    shown = plan.rows(len(batch.images), step=0).shown
+    rows = batch.images[shown]
+    args, kwargs = batch.arguments(plan.net, rows, shown)
     names = select_layers(stock, plan.settings["layers"])
     return observe(stock.train(), names, len(rows), args, kwargs)
 

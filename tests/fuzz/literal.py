@@ -1,6 +1,8 @@
 """The objective as it is written: a stock network on the rows, pairs one by one.
 
-L = (1 - alpha - beta) * task + sum_l alpha_l * L_inv_l + sum_l beta_l * L_class_l
+L = (1 - alpha - beta) * task + k * (sum_l alpha_l * L_inv_l + sum_l beta_l * L_class_l)
+
+in every k-th step; the task alone in the others.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,40 @@ import oracle
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which images the rows of a forward show.
+
+    Attributes:
+        images: B.
+        further: n, of which there are further views.
+        num_views: M.
+    """
+
+    images: int
+    further: int
+    num_views: int
+
+    @property
+    def shown(self) -> list[int]:
+        """The image of each row."""
+        more = list(range(self.further)) * (self.num_views - 1)
+        return [*range(self.images), *more]
+
+    @property
+    def views(self) -> list[list[int]]:
+        """The rows of each view."""
+        rows = list(range(len(self.shown)))
+        starts = range(self.images, len(rows), self.further)
+        return [rows[: self.images], *(rows[s : s + self.further] for s in starts)]
+
+    @property
+    def grouped(self) -> list[int]:
+        """The rows whose images have every view."""
+        shown = self.shown
+        return [r for r, i in enumerate(shown) if shown.count(i) == self.num_views]
 
 
 @dataclass
@@ -75,6 +111,8 @@ class Weights:
         ratio: of the last weight to the first.
         num_views: M.
         correction: 0 or 1.
+        term: "ratio", "cosine" or "apart".
+        rows: of the step.
     """
 
     alpha: float
@@ -83,6 +121,8 @@ class Weights:
     ratio: float
     num_views: int
     correction: int
+    term: str
+    rows: Rows
 
     def spread(self, names: list[str]) -> list[float]:
         """Weights that sum to 1 over the calls of layers, in the order of the calls."""
@@ -99,52 +139,80 @@ class Weights:
         return [weight / sum(raw) for weight in raw]
 
     def terms(self, seen: Seen, labels: Tensor | None) -> Tensor:
-        """The invariance terms; `labels` `[M * B]` where beta > 0."""
+        """The invariance terms; `labels` `[N]` where beta > 0."""
+        kept = self.rows.grouped
         weights = self.spread([name for name, _ in seen.fired])
         total = torch.zeros((), dtype=torch.float64)
         for weight, (_, rows) in zip(weights, seen.fired, strict=True):
             if self.alpha and weight:
-                loss = oracle.invariance_loss(rows, self.num_views, self.correction)
+                own = rows[kept]
+                loss = term_loss(self.term, own, self.num_views, self.correction)
                 total = total + self.alpha * weight * loss
             if self.beta and weight:
-                loss = oracle.class_invariance_loss(rows, labels, self.correction)
+                loss = oracle.class_invariance_loss(
+                    rows[kept], labels[kept], self.correction
+                )
                 total = total + self.beta * weight * loss
         return total
 
 
 def task_loss(
-    output: Any, num_views: int, criterion: Callable[[Any], Tensor]
+    output: Any,
+    rows: Rows,
+    criterion: Callable[[Any, list[int]], Tensor],
+    reduction: str,
 ) -> Tensor:
-    """The mean over the views of the criterion on each view's rows.
+    """The mean over all rows; B times that of a sum; what each image has in it.
 
     Args:
-        output: of the network on `[M * B]` rows, in any structure.
-        num_views: M.
-        criterion: of a view's output, targets included.
+        output: of the network on the rows, in any structure.
+        rows: of the forward.
+        criterion: of a view's output and the images that it shows.
+        reduction: of the criterion.
     """
-    views = [first_rows(output, num_views, view) for view in range(num_views)]
-    return torch.stack([criterion(view) for view in views]).mean(0)
+    total, count = torch.zeros(()), len(rows.shown)
+    for own in rows.views:
+        loss = criterion(some_rows(output, own), [rows.shown[r] for r in own])
+        if reduction == "none":
+            pad = torch.zeros(rows.images - len(own)).to(loss)
+            total = total + rows.images / count * torch.cat([loss, pad])
+        elif reduction == "sum":
+            total = total + rows.images / count * loss
+        else:
+            total = total + len(own) / count * loss
+    return total
 
 
-def first_rows(output: Any, num_views: int, view: int = 0) -> Any:
-    """The structure with the rows of one view in every tensor that has rows."""
-    leaves = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
-    rows = max(t.shape[0] for t in leaves if t.dim() and not t.is_leaf)
-    size = rows // num_views
+def some_rows(output: Any, kept: list[int]) -> Any:
+    """The structure with some rows of every tensor that has rows."""
 
     def part(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.dim() and not leaf.is_leaf:
-            return leaf[view * size : (view + 1) * size]
+            return leaf[kept]
         return leaf
 
     return pytree.tree_map(part, output)
 
 
-def layer_losses(seen: Seen, num_views: int, correction: int) -> dict[str, float]:
+def term_loss(term: str, rows: Tensor, num_views: int, correction: int) -> Tensor:
+    """What alpha weighs, of the rows of a layer."""
+    if term == "ratio":
+        return oracle.invariance_loss(rows, num_views, correction)
+    views = rows.double().unflatten(0, (num_views, -1))
+    if term == "cosine":
+        return oracle.cosine_distance(views)
+    means = torch.stack([sum(image.unbind()) / num_views for image in views.unbind(1)])
+    return torch.stack([(view - means).square().mean() for view in views]).mean()
+
+
+def layer_losses(
+    seen: Seen, rows: Rows, correction: int, term: str
+) -> dict[str, float]:
     """The invariance loss of each call: "name", "name:1" for its second, and so on."""
     losses: dict[str, float] = {}
-    for name, rows in seen.fired:
+    for name, activation in seen.fired:
         calls = sum(key.split(":")[0] == name for key in losses)
         key = f"{name}:{calls}" if calls else name
-        losses[key] = oracle.invariance_loss(rows, num_views, correction).item()
+        own = activation[rows.grouped]
+        losses[key] = term_loss(term, own, rows.num_views, correction).item()
     return losses

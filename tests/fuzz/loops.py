@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fuzz.literal import Rows
 from fuzz.networks import pick
 from fuzz.plans import Batch, Plan
 
@@ -26,6 +27,7 @@ class Forward:
     rows: Tensor
     returned: Any
     step: int
+    layout: Rows
 
 
 @dataclass
@@ -33,13 +35,14 @@ class Call:
     """One criterion call: on which forward, its share, and the value that came back.
 
     Attributes:
-        task: from an output (of one view) to the task loss; None for the network's own.
+        task: from some rows of an output, and the images that they show, to the task
+            loss; None for the network's own.
         carries: whether the invariance terms belong to this call.
         labels: `[B]`, for the class-wise terms.
     """
 
     forward: Forward
-    task: Callable[[Any], Tensor] | None
+    task: Callable[[Any, list[int]], Tensor] | None
     weight: float
     value: Tensor
     carries: bool
@@ -89,32 +92,39 @@ class Loop:
 
     def call(self, batch: Batch) -> Any:
         """Calls the network in the loop's way."""
+        layout = self.layout(batch)
         if not self.plan.explicit:
-            args, kwargs = batch.arguments(self.net, batch.images)
+            whole = list(range(layout.images))
+            args, kwargs = batch.arguments(self.net, batch.images, whole)
         else:
             # The labels are those of the class-wise terms, and of the loop.
-            rows, _ = self.dai.views(batch.images, batch.labels)
-            args, kwargs = batch.arguments(
-                self.net, rows, self.plan.settings["num_views"]
-            )
+            rows, labels = self.dai.views(batch.images, batch.labels)
+            assert torch.equal(labels, batch.labels[layout.shown]), "other labels"
+            args, kwargs = batch.arguments(self.net, rows, layout.shown)
         with self.autocast():
             return self.model(*args, **kwargs)
+
+    def layout(self, batch: Batch) -> Rows:
+        """The rows of the next forward."""
+        return self.plan.rows(len(batch.images), len(self.captured))
 
     def forward(self, batch: Batch) -> Any:
         """A training forward, kept in mind."""
         state, count = torch.get_rng_state(), len(self.captured)
+        layout = self.layout(batch)
         output = self.call(batch)
         assert torch.equal(state, torch.get_rng_state()), "global random numbers moved"
         assert len(self.captured) == count + 1, "the network ran more than once"
         kept = pytree.tree_map(_kept, output)
-        self.forwards.append(Forward(batch, self.captured[-1], kept, count))
+        rows = self.captured[-1]
+        self.forwards.append(Forward(batch, rows, kept, count, layout))
         self.captured[-1] = torch.empty(0)
         return output
 
     def loss(self, output: Any, weight: float = 1.0) -> Tensor:
         """The loss of the last forward's output, all heads together."""
         plan, forward = self.plan, self.forwards[-1]
-        self.reached += 1
+        self.reached += forward.step % plan.settings["every"] == 0
         with self.autocast():
             if plan.explicit:
                 return weight * self._explicit(output, forward, weight)
@@ -134,14 +144,16 @@ class Loop:
         return total
 
     def _explicit(self, output: Any, forward: Forward, weight: float) -> Tensor:
-        views = self.plan.settings["num_views"]
-        tasks = [(self._task(h, forward.batch, views)[1], s) for h, s in self.heads]
-        value = self.dai.loss(sum(s * task(output).mean() for task, s in tasks))
-        stock = [(self._task(h, forward.batch)[1], s) for h, s in self.heads]
+        tasks = [(self._task(h, forward.batch)[1], s) for h, s in self.heads]
+
+        def mean(rows: Any, shown: list[int]) -> Tensor:
+            return sum(s * task(rows, shown).mean() for task, s in tasks)
+
+        value = self.dai.loss(mean(output, forward.layout.shown))
         self.calls.append(
             Call(
                 forward,
-                lambda view: sum(s * task(view).mean() for task, s in stock),
+                mean,
                 weight,
                 value.detach(),
                 True,
@@ -155,19 +167,22 @@ class Loop:
         """Outputs that reach the criterion, and their shares."""
         return self.plan.heads
 
-    def _arguments(self, output: Any, head: str, batch: Batch, times: int = 1) -> Any:
+    def _arguments(
+        self, output: Any, head: str, batch: Batch, shown: list[int] | None = None
+    ) -> Any:
         name, _, of_others = head.partition(" of ")
-        labels = (batch.others if of_others else batch.labels).repeat(times)
+        labels = batch.others if of_others else batch.labels
+        labels = labels if shown is None else labels[shown]
         found = output if name == "whole" else pick(output, name)
         target = self.plan.criterion.target(labels, self.net.classes, batch.images)
         return found, target
 
-    def _task(self, head: str, batch: Batch, times: int = 1) -> Any:
+    def _task(self, head: str, batch: Batch) -> Any:
         labels = batch.others if "others" in head else batch.labels
         if head == "loss":
             return labels, None
-        return labels, lambda view: self.plan.criterion.stock(
-            *self._arguments(view, head, batch, times)
+        return labels, lambda rows, shown: self.plan.criterion.stock(
+            *self._arguments(rows, head, batch, shown)
         )
 
     def twin(self) -> nn.Module:

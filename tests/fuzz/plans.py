@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dai_plugin import select_layers
 from fuzz import criteria
-from fuzz.literal import observe
+from fuzz.literal import Rows, observe
 from fuzz.networks import Network, draw_network
 
 LOOPS = {
@@ -33,6 +33,14 @@ SCHEDULES = {
 }
 
 
+def apart(activations: Tensor, targets: Tensor | None) -> Tensor:
+    """A term of one's own."""
+    return (activations - activations.mean(0)).square().mean()
+
+
+TERMS = {"ratio": "ratio", "cosine": "cosine", "apart": apart}
+
+
 @dataclass
 class Batch:
     """Images and what belongs to each of them."""
@@ -42,13 +50,19 @@ class Batch:
     others: Tensor
     meta: dict[str, Tensor]
 
-    def arguments(self, net: Network, images: Tensor, times: int = 1) -> Any:
-        """Positional and keyword arguments of the network, repeated for each view."""
+    def arguments(self, net: Network, images: Tensor, shown: list[int]) -> Any:
+        """Positional and keyword arguments of the network, those of the shown images.
+
+        Args:
+            net: the network.
+            images: or rows.
+            shown: the image of each of them.
+        """
         given: dict[str, Any] = {}
         if "labels" in net.takes:
-            given["labels"] = self.labels.repeat(times)
+            given["labels"] = self.labels[shown]
         if "meta" in net.takes:
-            repeated = {k: v.repeat(times) for k, v in self.meta.items() if v.dim()}
+            repeated = {k: v[shown] for k, v in self.meta.items() if v.dim()}
             given["meta"] = {**self.meta, **repeated}
         if net.in_dict:
             return ({"images": images, **given},), {}
@@ -86,6 +100,14 @@ class Plan:
         numbers = torch.randn(2, count, generator=self.generator, dtype=dtype)
         meta = {"angle": numbers[0], "size": numbers[1], "unit": numbers[0, 0].clone()}
         return Batch(uniform, labels[0], labels[1], meta)
+
+    def rows(self, images: int, step: int) -> Rows:
+        """Of a forward of so many images, the number `step` of its kind."""
+        if step % self.settings["every"]:
+            return Rows(images, images, 1)
+        views = self.settings["num_views"]
+        further = max(1, round(self.settings["share"] * images))
+        return Rows(images, further if views > 1 else images, views)
 
     def __str__(self) -> str:
         net = self.net
@@ -175,7 +197,16 @@ def _draw_settings(draw: random.Random, plan: Plan) -> None:
         told["layer_weights"] = (
             dict(zip(names, weights, strict=True)) if as_dict else weights
         )
-    functions = {"scheme": SCHEMES[scheme], "alpha_schedule": SCHEDULES[schedule]}
+    told["term"] = draw.choices(list(TERMS), [8, 1, 1])[0]
+    # From a stream of their own, so that the other draws are what they were.
+    spent = random.Random(f"spent {plan.seed}")
+    told["every"] = spent.choices([1, 2, 3], [6, 1, 1])[0]
+    told["share"] = spent.choices([1.0, 0.7, 0.5, 0.1], [5, 1, 1, 1])[0]
+    functions = {
+        "scheme": SCHEMES[scheme],
+        "alpha_schedule": SCHEDULES[schedule],
+        "term": TERMS[told["term"]],
+    }
     plan.told, plan.settings = told, {**told, **functions}
 
 
@@ -190,7 +221,8 @@ def _draw_layers(draw: random.Random, plan: Plan) -> Any:
     if kind == "safe":
         with torch.random.fork_rng(), torch.enable_grad():
             batch, net = plan.batch(), plan.net
-            args, kwargs = batch.arguments(net, batch.images)
+            shown = list(range(len(batch.images)))
+            args, kwargs = batch.arguments(net, batch.images, shown)
             seen = observe(net, names, len(batch.images), args, kwargs)
         fired = {name for name, _ in seen.fired} - seen.without_gradient
         names = [n for n in names if n in fired - seen.overwritten]

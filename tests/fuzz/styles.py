@@ -68,7 +68,8 @@ def copies(loop: Loop) -> None:
             stock = copy.deepcopy(loop.stock)
             stock.load_state_dict(each.state_dict())
             batch = loop.plan.batch()
-            args, kwargs = batch.arguments(loop.net, batch.images)
+            whole = list(range(len(batch.images)))
+            args, kwargs = batch.arguments(loop.net, batch.images, whole)
             got, expected = (m.train()(*args, **kwargs) for m in (each, stock))
             assert same(got, expected), "a copy is no stock network"
 
@@ -96,7 +97,8 @@ def looks(loop: Loop) -> None:
 def look(loop: Loop, training: bool) -> None:
     """Network and criterion without gradients give what the stock ones give."""
     batch: Batch = loop.plan.batch()
-    args, kwargs = batch.arguments(loop.net, batch.images)
+    whole = list(range(len(batch.images)))
+    args, kwargs = batch.arguments(loop.net, batch.images, whole)
     loop.net.train(training)
     twin = loop.twin()
     with torch.no_grad():

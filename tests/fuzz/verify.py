@@ -12,9 +12,9 @@ from fuzz.blocks import Checkpointed
 from fuzz.literal import (
     Seen,
     Weights,
-    first_rows,
     layer_losses,
     observe,
+    some_rows,
     task_loss,
 )
 from fuzz.loops import Call, Forward, Loop
@@ -44,7 +44,12 @@ def verify(loop: Loop, clip: float | None) -> None:
     if not (plan.explicit and "broken" in plan.loop):
         assert stats["missed"] == 0, stats
     assert stats["criterion_calls"] == loop.reached, (stats, loop.reached)
-    losses = layer_losses(seen, settings["num_views"], settings["correction"])
+    layout = loop.forwards[-1].layout
+    if layout.num_views < settings["num_views"]:
+        return  # a stock step, whose layers nobody measured
+    losses = layer_losses(seen, layout, settings["correction"], plan.told["term"])
+    if plan.told["term"] == "apart" and not stats["alpha"]:
+        losses = {}  # a term that waits for targets, and weighs nothing
     assert list(stats["layers"]) == list(losses), (stats["layers"], losses)
     for name, value in losses.items():
         _close(f"stats of {name}", stats["layers"][name], value, _tolerance(plan))
@@ -84,10 +89,10 @@ def _gradients(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _weights(plan: Plan, step: int) -> Weights:
+def _weights(plan: Plan, forward: Forward) -> Weights:
     settings, law = plan.settings, plan.settings["layer_weights"]
     schedule = settings["alpha_schedule"]
-    multiplier = 1.0 if schedule is None else schedule(step)
+    multiplier = 1.0 if schedule is None else schedule(forward.step)
     if isinstance(law, list):
         names = select_layers(plan.net, settings["layers"])
         law = dict(zip(names, law, strict=True))
@@ -98,43 +103,53 @@ def _weights(plan: Plan, step: int) -> Weights:
         settings["last_to_first"],
         settings["num_views"],
         settings["correction"],
+        plan.told["term"],
+        forward.layout,
     )
 
 
 def _stock_forward(loop: Loop, forward: Forward) -> Seen:
-    net, views = loop.net, loop.plan.settings["num_views"]
-    args, kwargs = forward.batch.arguments(net, forward.rows, views)
+    shown = forward.layout.shown
+    args, kwargs = forward.batch.arguments(loop.net, forward.rows, shown)
     names, rows = loop.dai.layers, len(forward.rows)
     return observe(loop.stock, names, rows, args, kwargs)
 
 
 def _literal(plan: Plan, call: Call, seen: Seen) -> Tensor:
-    weights, views = _weights(plan, call.forward.step), plan.settings["num_views"]
+    weights, layout = _weights(plan, call.forward), call.forward.layout
+    reduction = "mean" if plan.explicit else plan.criterion.reduction
     if call.task is None:
         task = pick(seen.output, "loss")
     else:
-        task = task_loss(seen.output, views, call.task)
+        task = task_loss(seen.output, layout, call.task, reduction)
+    every = plan.settings["every"]
+    if call.forward.step % every:
+        return task
     value = (1 - weights.alpha - weights.beta) * task
     if not call.carries:
         return value
-    summed = plan.criterion.reduction == "sum" and not plan.explicit
-    scale = len(call.labels) if summed else 1
-    return value + scale * weights.terms(seen, call.labels.repeat(views))
+    scale = every * (len(call.labels) if reduction == "sum" else 1)
+    return value + scale * weights.terms(seen, call.labels[layout.shown])
 
 
 def _check_rows(plan: Plan, forward: Forward) -> None:
     images, rows = forward.batch.images, forward.rows
-    assert len(rows) == plan.settings["num_views"] * len(images), rows.shape
+    assert len(rows) == len(forward.layout.shown), rows.shape
     assert rows.dtype == images.dtype, rows.dtype
+    if forward.step % plan.settings["every"]:
+        assert torch.equal(rows, images), "a stock step is not the batch"
+        return
     if plan.settings["first_view"] == "clean":
         assert torch.equal(rows[: len(images)], images), "view 0 is not the batch"
     if plan.settings["num_views"] > 1:
-        assert not torch.equal(rows[-len(images) :], images), "views are the batch"
+        further = images[: forward.layout.further]
+        assert not torch.equal(rows[-len(further) :], further), "views are the batch"
 
 
 def _check_output(plan: Plan, forward: Forward, seen: Seen) -> None:
-    views = 1 if plan.explicit else plan.settings["num_views"]
-    expected = first_rows(seen.output, views)
+    layout = forward.layout
+    kept = layout.shown if plan.explicit else list(range(layout.images))
+    expected = some_rows(seen.output, list(range(len(kept))))
     assert type(forward.returned) is type(expected), type(forward.returned)
     pairs = zip(
         pytree.tree_leaves(forward.returned), pytree.tree_leaves(expected), strict=True
