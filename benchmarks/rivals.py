@@ -120,3 +120,54 @@ def torchvision_pipeline() -> Callable[[Tensor], Tensor]:
         ]
     )
     return lambda rows: torch.stack([pipeline(row) for row in rows])
+
+
+def kornia_named(name: str, side: int) -> nn.Module | None:
+    """kornia's container of that name, one policy a batch; None where it has none."""
+    import kornia.augmentation as K
+    from kornia.augmentation import auto
+
+    if name == "simclr":
+        blur = max(3, side // 10 // 2 * 2 + 1)
+        parts = [
+            K.RandomResizedCrop((side, side), scale=(0.08, 1.0)),
+            K.RandomHorizontalFlip(),
+            K.ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+            K.RandomGrayscale(p=0.2),
+            K.RandomGaussianBlur((blur, blur), (0.1, 2.0), p=0.5),
+        ]
+    elif name == "augmix":
+        return None
+    else:
+        made = {
+            "randaugment": lambda: auto.RandAugment(2, 9),
+            "trivialaugment": auto.TrivialAugment,
+            "autoaugment": lambda: auto.AutoAugment("imagenet"),
+        }
+        parts = [made[name]()]
+    return K.AugmentationSequential(*parts, data_keys=["input"])
+
+
+def torchvision_named(name: str, side: int) -> Callable[[Tensor], Tensor]:
+    """The v2 transform of torchvision of that name, image by image."""
+    from torchvision.transforms import v2
+
+    blur = max(3, side // 10 // 2 * 2 + 1)
+    bilinear = v2.InterpolationMode.BILINEAR
+    made = {
+        "randaugment": lambda: v2.RandAugment(interpolation=bilinear),
+        "trivialaugment": lambda: v2.TrivialAugmentWide(interpolation=bilinear),
+        "autoaugment": lambda: v2.AutoAugment(interpolation=bilinear),
+        "augmix": lambda: v2.AugMix(all_ops=False),
+        "simclr": lambda: v2.Compose(
+            [
+                v2.RandomResizedCrop(side, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
+                v2.RandomGrayscale(0.2),
+                v2.RandomApply([v2.GaussianBlur(blur, (0.1, 2.0))], 0.5),
+            ]
+        ),
+    }
+    pipeline = made[name]()
+    return lambda rows: torch.stack([pipeline(row) for row in rows])

@@ -14,16 +14,28 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
 from dai_plugin.training.check import Check, check
 from dai_plugin.training.explicit import DataAugmentationInvariance
+from dai_plugin.views.named import (
+    AugMix,
+    AutoAugment,
+    RandAugment,
+    SimCLR,
+    TrivialAugment,
+)
 from dai_plugin.views.schemes import Scheme
 
 __version__ = "0.1.0"
 __all__ = [
     "Attachment",
+    "AugMix",
+    "AutoAugment",
     "Check",
     "DataAugmentationInvariance",
+    "RandAugment",
     "Scheme",
     "Settings",
+    "SimCLR",
     "Term",
+    "TrivialAugment",
     "attach",
     "attached",
     "check",

@@ -12,10 +12,19 @@ from dai_plugin import schedules
 from dai_plugin.layers import Layers
 from dai_plugin.losses.terms import NAMES, Function, Term
 from dai_plugin.losses.weights import Law
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import FirstView
+from dai_plugin.views.named import Named
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.rows import Layout
-from dai_plugin.views.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views.schemes import (
+    AnyScheme,
+    Given,
+    Scheme,
+    find_scheme,
+    from_plain,
+    plain,
+)
 from dai_plugin.views.targets import KINDS, Kind
 
 Schedule = Callable[[int], float]
@@ -46,9 +55,12 @@ class Settings:
         layer_weights: "exponential", "linear", "uniform", or numbers, one a layer or by
             name.
         last_to_first: ratio of the last layer's weight to the first's.
-        scheme: "light", "heavier", "photometric", "halved", a `Scheme`, or a callable
-            (kornia or torchvision v2 pipeline) on float batches `[N, C, H, W]` in
-            [0, 1].
+        scheme: "light", "heavier", "photometric", "halved", a `Scheme`; "randaugment",
+            "trivialaugment", "autoaugment", "augmix", "simclr", or one of their classes
+            (`RandAugment` and so on); a callable (kornia or torchvision v2 pipeline) on
+            float batches `[N, C, H, W]` in [0, 1]; a sum of these, applied in turn; or
+            "given": the views that the loader made, a list of `num_views` batches or
+            one batch `[B, num_views, C, H, W]`.
         mean: of the normalisation that the images carry, a number or one a channel;
             uint8 images are scaled to [0, 1] and get this normalisation.
         std: of that normalisation. Left out, both are taken from the model's
@@ -88,7 +100,7 @@ class Settings:
     layers: Layers = "auto"
     layer_weights: Law = "exponential"
     last_to_first: float = 10.0
-    scheme: str | Scheme | Transform = "heavier"
+    scheme: str | AnyScheme = "heavier"
     mean: Statistics | None = None
     std: Statistics | None = None
     first_view: FirstView = "clean"
@@ -138,7 +150,13 @@ class Settings:
                 "loss must be the attribute, key or index of the loss in what the "
                 f"model returns, got {self.loss!r}"
             )
-        find_scheme(self.scheme)
+        fewer = self.every > 1 or self.share < 1
+        if isinstance(find_scheme(self.scheme), Given) and fewer:
+            raise ValueError(
+                'scheme="given" takes the views that the loader made of every image '
+                f"in every step; got every={self.every}, share={self.share}, with "
+                "which the loader is to return fewer: leave them at 1"
+            )
 
     def _count(self, name: str) -> None:
         value = getattr(self, name)
@@ -250,7 +268,7 @@ class Keywords(TypedDict, total=False):
     layers: Layers
     layer_weights: Law
     last_to_first: float
-    scheme: str | Scheme | Transform
+    scheme: str | AnyScheme
     mean: Statistics | None
     std: Statistics | None
     first_view: FirstView
@@ -291,8 +309,10 @@ _SCHEDULES = ("linear_warmup", "cosine", "milestones")
 
 
 def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, Scheme):
-        return {"scheme": dataclasses.asdict(value)}
+    if isinstance(value, Scheme | Named):
+        return {"scheme": _plain(name, plain(value))}
+    if isinstance(value, Composed):
+        return {"schemes": [_plain(name, part) for part in value.parts]}
     if isinstance(value, Term):
         own = {**vars(value), **value.options}
         del own["options"]
@@ -310,13 +330,15 @@ def _plain(name: str, value: Any) -> Any:
         return value
     raise TypeError(
         f"{name}={value!r} is no plain value, which JSON could hold; give a name, a "
-        "Scheme, numbers, or one of dai_plugin.schedules"
+        "scheme of dai_plugin, numbers, or one of dai_plugin.schedules"
     )
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, dict) and "scheme" in value:
-        return Scheme(**value["scheme"])
+        return from_plain(value["scheme"])
+    if isinstance(value, dict) and "schemes" in value:
+        return Composed(tuple(_restored(part) for part in value["schemes"]))
     if isinstance(value, dict) and "term" in value:
         return Term(**value["term"])
     if isinstance(value, list):

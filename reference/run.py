@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from weights import Pretrained
 
 import dai_plugin
+from dai_plugin.cli.sources import load_scheme, with_values
 
 
 @dataclass
@@ -149,9 +150,9 @@ def attach(
 ) -> dai_plugin.Attachment:
     """The line that brings the method in; `batches` are those of an epoch."""
     warmup = args.alpha_warmup_epochs * batches  # a step is a training forward
-    scheme = dai_plugin.views.schemes.find_scheme(args.scheme)
-    given = {"flip": args.flip, "translation": args.translation}
-    given = {name: value for name, value in given.items() if value is not None}
+    scheme = with_values(
+        load_scheme(args.scheme), flip=args.flip, translation=args.translation
+    )
     return dai_plugin.attach(
         model,
         criterion,
@@ -165,7 +166,7 @@ def attach(
         layers=args.layers[0] if len(args.layers) == 1 else args.layers,
         layer_weights=args.layer_weights,
         last_to_first=args.last_to_first,
-        scheme=type(scheme)(**{**vars(scheme), **given}),
+        scheme=scheme,
         mean=preset.mean,
         std=preset.std,
         first_view=args.first_view,

@@ -89,6 +89,12 @@ REFUSED = {
         "holds RandomCutMixV2, which mixes",
     ),
     "mosaic": (K.RandomMosaic((12, 10)), "holds RandomMosaic, which mixes"),
+    "transplantation": (
+        K.AugmentationSequential(
+            K.RandomTransplantation(), data_keys=["input", "mask"]
+        ),
+        "holds RandomTransplantation, which mixes",
+    ),
     "v2 mixup": (v2.MixUp(num_classes=3), "holds MixUp, which mixes"),
     "v2 cutmix": (
         v2.RandomChoice([v2.CutMix(num_classes=3), v2.MixUp(num_classes=3)]),

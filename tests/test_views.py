@@ -6,6 +6,7 @@ import kornia.augmentation as K
 import oracle
 import pytest
 import torch
+from kornia.enhance import adjust_brightness, adjust_contrast
 from kornia.geometry.transform import warp_affine
 from torchvision.transforms import v2
 
@@ -104,6 +105,22 @@ def test_warp_agrees_with_kornia(size):
     ours = warp(images, matrices)[0]
     theirs = warp_affine(images, matrices[:, :2], size, padding_mode="border")
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_the_whole_pass_agrees_with_kornias_functions():
+    """Its warp, its contrast about the mean of each channel, then its brightness."""
+    scheme, images = Scheme(), torch.rand(6, 3, 20, 37)
+    drawn = scheme.draw(6)
+    ours = torch.empty(1, *images.shape)
+    transform(images, scheme, drawn, PIXELS, out=ours)
+    maps = scheme.matrix(drawn, 20, 37)[:, :2]
+    theirs = warp_affine(images, maps, (20, 37), padding_mode="border")
+    # The mean of one channel is that of a grey image; nothing is clipped in between.
+    middle = theirs.mean((2, 3), keepdim=True)
+    gain = drawn["contrast"]
+    scaled = adjust_contrast(theirs - middle, gain, clip_output=False) + middle
+    theirs = adjust_brightness(scaled, drawn["brightness"])
+    torch.testing.assert_close(ours[0], theirs, atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib.util
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
+from dai_plugin.cli.sources import from_file
 from dai_plugin.views.normalization import PRESETS, Normalization, from_model
 
 _SUFFIXES = frozenset(torchvision.datasets.folder.IMG_EXTENSIONS)
@@ -193,19 +193,10 @@ def _bare(key: str) -> str:
 
 
 def _from_function(path: Path, function: str, options: Mapping[str, Any]) -> nn.Module:
-    if not path.is_file():
-        raise ValueError(f"the file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    build = getattr(module, function, None)
+    wanted = "a function that returns the network"
+    build = from_file(path, function, wanted)
     if not callable(build):
-        raise ValueError(
-            f"{path} has no function {function!r}; give FILE.py:FUNCTION, a function "
-            "that returns the network"
-        )
+        raise ValueError(f"{path}:{function} is no function; give {wanted}")
     return _expect_module(build(**options), f"{path}:{function}")
 
 

@@ -1,7 +1,6 @@
 """The command line: `dai-plugin layers`, `dai-plugin score`, `dai-plugin report`."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from dai_plugin.cli.loading import (
     load_model,
     parse_options,
 )
+from dai_plugin.cli.sources import load_scheme, with_values
 from dai_plugin.layers import select_layers
 from dai_plugin.measures.scores import activation_shapes, invariance_scores
 from dai_plugin.views.normalization import known_normalization
-from dai_plugin.views.schemes import Scheme, find_scheme
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,10 +70,7 @@ def _layers(options: argparse.Namespace) -> None:
 def _score(options: argparse.Namespace) -> None:
     report = _report_module()
     loaded = _load(options)
-    scheme = find_scheme(options.scheme)
-    assert isinstance(scheme, Scheme)
-    if options.flip is not None:
-        scheme = dataclasses.replace(scheme, flip=options.flip)
+    scheme = with_values(load_scheme(options.scheme), flip=options.flip)
     resize, crop = _size(options, loaded)
     channels = input_channels(loaded.model)
     images = ImageFolders(options.data, resize, crop, channels)
@@ -210,7 +206,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", required=True, metavar="FOLDER", help="folders of images")
     add("--output", required=True, metavar="DIR", help="where the results go")
     add("--name", help="of the model in tables and pictures")
-    add("--scheme", default="halved", help="transformations (default: %(default)s)")
+    add(
+        "--scheme",
+        default="halved",
+        metavar="NAME|FILE.py:FUNCTION",
+        help="transformations (default: %(default)s)",
+    )
     add("--flip", type=float, help="probability of a flip, instead of the scheme's")
     add("--num-transforms", type=int, default=5, help="an image (default: %(default)s)")
     add("--seed", type=int, default=0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, RandomSampler
 
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import expand, mix_seed, transform
 from dai_plugin.views.normalization import (
     Normalization,
@@ -87,7 +88,7 @@ class Transformations:
 
     def __init__(
         self,
-        scheme: Scheme | Transform,
+        scheme: Scheme | Composed | Transform,
         count: int,
         seed: int,
         rank: int = 0,

@@ -22,7 +22,7 @@ from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batches, Transformations
 from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.views.normalization import Statistics
-from dai_plugin.views.schemes import Scheme, Transform, find_scheme
+from dai_plugin.views.schemes import AnyScheme, Given, find_scheme
 
 logger = logging.getLogger("dai_plugin")
 
@@ -34,7 +34,7 @@ def invariance_scores(
     data: Tensor | Iterable[Any],
     *,
     layers: Layers = "auto",
-    scheme: str | Scheme | Transform = "halved",
+    scheme: str | AnyScheme = "halved",
     num_transforms: int = 5,
     mean: Statistics | None = None,
     std: Statistics | None = None,
@@ -66,12 +66,18 @@ def invariance_scores(
 
     Raises:
         TypeError: `data` can be gone through only once.
-        ValueError: there are no images, or `num_transforms < 1`.
+        ValueError: there are no images, `num_transforms < 1`, or the scheme is
+            "given".
         KeyError: a layer does not exist.
     """
     if num_transforms < 1:
         raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
     base, scheme = unwrap(model), find_scheme(scheme)
+    if isinstance(scheme, Given):
+        raise ValueError(
+            'scheme="given" takes the views of a training batch; scores need a scheme '
+            'that makes them: "halved", "randaugment", or the loader\'s own transform'
+        )
     device = device or next((p.device for p in base.parameters()), "cpu")
     batches = Batches(base, data, mean, std, device)
     taps = _Taps(base, select_layers(base, layers))

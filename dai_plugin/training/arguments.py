@@ -121,7 +121,7 @@ class Arguments:
             return (
                 f"got a 5-D batch among {shapes}: video and volumes [B, T, C, H, W] "
                 "are not images [B, C, H, W]; make the views of your own with the "
-                "explicit form"
+                'explicit form, or, if the loader made them, take scheme="given"'
             )
         plain = (Tensor, str, int, float, type(None))
         closed = {type(x).__name__ for x in self._leaves if not isinstance(x, plain)}
@@ -147,7 +147,8 @@ class Arguments:
                     f"{list(images.shape)} and {name} {list(leaf.shape)}. Views of one "
                     "would not match the other, so that neither is guessed: make the "
                     "views of both with the explicit form, "
-                    "dai_plugin.DataAugmentationInvariance(model)"
+                    "dai_plugin.DataAugmentationInvariance(model); a list of views "
+                    'that the loader made goes with scheme="given"'
                 )
 
 

@@ -15,11 +15,13 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import unwrap, why_not
 from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training import given as given_views
 from dai_plugin.training.arguments import Arguments
 from dai_plugin.training.attachment import Attachment
 from dai_plugin.training.criterion import told_ignore_index
 from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.literal import literal_gradient, task_of
+from dai_plugin.views.schemes import Given, find_scheme
 
 _NEAR = 1e-3  # relative error of a gradient that counts as the same
 # Below this share of the largest gradient one is rounding, as of a bias before a batch
@@ -131,7 +133,10 @@ def _try(
     network, other = copy.deepcopy(base), copy.deepcopy(base)
     judge, theirs = copy.deepcopy(criterion), copy.deepcopy(criterion)
     rows: list[Any] = []
-    arguments = Arguments(args, kwargs, base, settings.targets)
+    shown = args, kwargs
+    if isinstance(find_scheme(settings.scheme), Given):
+        shown = given_views.found_in(args, kwargs, settings.num_views)[:2]
+    arguments = Arguments(*shown, base, settings.targets)
     attachment = Attachment(network, judge, settings)
     try:
         found.layers = attachment._steps.terms.weights()
@@ -207,7 +212,7 @@ def _images_in(batch: Any) -> Tensor:
         (
             t
             for t in pytree.tree_leaves(batch)
-            if isinstance(t, Tensor) and t.dim() == 4
+            if isinstance(t, Tensor) and t.dim() in (4, 5)
         ),
         None,
     )

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from dai_plugin.losses import ranks
 from dai_plugin.settings import Settings
 from dai_plugin.views.expand import expand, made_together, mix_seed
-from dai_plugin.views.motion import Motion, motion_of
+from dai_plugin.views.motion import Motion, Views, motion_of
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import find_scheme
+from dai_plugin.views.schemes import Given, find_scheme
 
 _FIRST = 3  # steps with views in which what a scheme returns is checked
 
@@ -43,6 +43,11 @@ class Draws:
         self._replaying = False
 
     @property
+    def given(self) -> bool:
+        """Whether the loader makes the views."""
+        return isinstance(self.scheme, Given)
+
+    @property
     def upcoming(self) -> int:
         """The number that the next step will have."""
         return max(self.number - 1, 0) if self._replaying else self.number
@@ -56,15 +61,21 @@ class Draws:
         """Counts a step in which no views are made."""
         self.number = self.upcoming + 1
 
-    def next(self, images: Tensor) -> tuple[int, Tensor, tuple[Motion, ...]]:
+    def next(
+        self, images: Tensor, made: Tensor | None = None
+    ) -> tuple[int, Tensor, tuple[Motion, ...]]:
         """The number of this step, and the rows `[N, ...]` of its images.
 
         How the pixels moved of those views that moved comes with them.
 
+        Args:
+            images: `[B, C, H, W]`.
+            made: the rows, if the loader made the views.
+
         Raises:
             ValueError: the images are no batch, or hold NaN in the first step.
         """
-        _check_images(images)
+        check_batch(images)
         if self.rank is None:
             _check_finite(images)
             self.rank = ranks.rank()
@@ -72,18 +83,23 @@ class Draws:
         number, settings = self.upcoming, self._settings
         layout = settings.layout(images.shape[0])
         seed = mix_seed(self._seed, self.rank, number)
-        rows = expand(
-            self.pixels.prepare(images),
-            settings.num_views,
-            self.scheme,
-            first_view=settings.first_view,
-            normalization=self.pixels.known or Normalization(),
-            seed=seed,
-            check=number < _FIRST * settings.every,
-            viewed=layout.viewed,
-        )
+        if isinstance(self.scheme, Given):
+            assert made is not None
+            rows = self.pixels.prepare(made)
+            blocks = [Views(layout.num_views, images.shape, seed, images.device)]
+        else:
+            rows = expand(
+                self.pixels.prepare(images),
+                settings.num_views,
+                self.scheme,
+                first_view=settings.first_view,
+                normalization=self.pixels.known or Normalization(),
+                seed=seed,
+                check=number < _FIRST * settings.every,
+                viewed=layout.viewed,
+            )
+            blocks = made_together(images, layout, settings.first_view, seed)
         self.number = number + 1
-        blocks = made_together(images, layout, settings.first_view, seed)
         motions = [motion_of(self.scheme, each) for each in blocks]
         return number, rows, tuple(each for each in motions if each is not None)
 
@@ -115,7 +131,18 @@ class Draws:
             )
 
 
-def _check_images(images: Tensor) -> None:
+def check_batch(images: Any) -> Tensor:
+    """The images, if they are a batch `[B, C, H, W]` with something in it.
+
+    Raises:
+        ValueError: they are none.
+        TypeError: they are no tensor.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images must be a batch [B, C, H, W], got a {type(images).__name__}; "
+            'views that the loader made are taken with scheme="given"'
+        )
     if images.dim() != 4:
         raise ValueError(
             f"images must be a batch [B, C, H, W], got {list(images.shape)}; a "
@@ -125,6 +152,7 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(
             f"got an empty batch {list(images.shape)}: there is nothing to train on"
         )
+    return images
 
 
 def _check_finite(images: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The explicit form, for loops of one's own."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self, Unpack
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.settings import Keywords, Settings, shows_settings
+from dai_plugin.training import given
+from dai_plugin.training.draws import check_batch
 from dai_plugin.training.follow import Follow
 from dai_plugin.training.hooks import Hook
 from dai_plugin.training.step import Step
@@ -60,11 +62,14 @@ class DataAugmentationInvariance:
         """Names of the chosen layers."""
         return self._steps.layers
 
-    def views(self, images: Tensor, targets: Tensor | None = None) -> Any:
+    def views(
+        self, images: Tensor | Sequence[Tensor], targets: Tensor | None = None
+    ) -> Any:
         """Rows `[N, C, H, W]`, view-major, and targets to match.
 
         Args:
-            images: `[B, C, H, W]`.
+            images: `[B, C, H, W]`; with `scheme="given"` the views of the loader, a
+                list of batches or one `[B, num_views, C, H, W]`.
             targets: `[B, ...]`; left out, the rows are returned alone. Those that
                 belong to pixels move with their views (`Settings.targets`), outside
                 the image masks get `Settings.ignore_index`, or -100.
@@ -74,11 +79,15 @@ class DataAugmentationInvariance:
                 moved in a way that the targets cannot follow.
             RuntimeError: the second step in a row whose loss was not trained.
         """
-        steps = self._steps
+        steps, made = self._steps, None
         if steps.active and not steps.draws.due:
             steps.skip()
         elif steps.active:
-            step, images = steps.open(images)
+            if steps.draws.given:
+                views = self.settings.num_views
+                made = given.rows_of(images, views)
+                images = made[: made.shape[0] // views]
+            step, images = steps.open(check_batch(images), made)
             step.ran = False
             self._targets = targets
             if targets is not None:

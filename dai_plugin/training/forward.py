@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dai_plugin.training import given
 from dai_plugin.training.arguments import Arguments, Remembered
 from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.hooks import Hook, in_backward
@@ -115,10 +116,13 @@ class Forward:
 
     def _open(self, args: Any, kwargs: Any) -> Any:
         steps = self._steps
+        made: Tensor | None = None
+        if steps.draws.given:
+            args, kwargs, made = given.found_in(args, kwargs, steps.settings.num_views)
         arguments = Arguments(args, kwargs, steps.base, steps.settings.targets)
         self._remembered.check(arguments)
         self._loss.begin(arguments)
-        step, rows = steps.open(arguments.images)
+        step, rows = steps.open(arguments.images, made)
         moved = self._moved(step, arguments)
         self._arguments = arguments
         steps.hooks.current = step

@@ -9,7 +9,7 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
 from dai_plugin.views.rows import Layout
-from dai_plugin.views.schemes import Scheme, Transform, moves_pixels
+from dai_plugin.views.schemes import AnyScheme, Given, flips, moves_pixels
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -19,7 +19,7 @@ def tell(
     step: Step,
     settings: Settings,
     terms: Sequence[Placed],
-    scheme: Scheme | Transform,
+    scheme: AnyScheme,
     normalization: object,
 ) -> None:
     """The notice of the first step, on rank 0.
@@ -37,7 +37,8 @@ def tell(
     told = [
         *_costs(step.layout, settings),
         *(_layers(each, step) for each in terms),
-        f"scheme: {scheme} ({settings.first_view} first view)",
+        f"scheme: {scheme}"
+        + ("" if isinstance(scheme, Given) else f" ({settings.first_view} first view)"),
         f"normalisation: {normalization}",
         *_cautions(scheme, settings),
     ]
@@ -99,10 +100,10 @@ def _costs(layout: Layout, settings: Settings) -> list[str]:
     ]
 
 
-def _cautions(scheme: Scheme | Transform, settings: Settings) -> list[str]:
+def _cautions(scheme: AnyScheme, settings: Settings) -> list[str]:
     """What a user of these settings has to know."""
     found = []
-    if isinstance(scheme, Scheme) and scheme.flip:
+    if flips(scheme):
         found.append("images are flipped: wrong for digits, text, left and right")
     if moves_pixels(scheme) and settings.num_views > 1:
         told = settings.targets

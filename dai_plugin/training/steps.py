@@ -103,10 +103,15 @@ class Steps:
         training = self.settings.when == "grad" or self.base.training
         return training and torch.is_grad_enabled() and not _tracing()
 
-    def open(self, images: Tensor) -> tuple[Step, Tensor]:
-        """Starts a training step: the rows `[N, C, H, W]` of the images."""
+    def open(self, images: Tensor, made: Tensor | None = None) -> tuple[Step, Tensor]:
+        """Starts a training step: the rows `[N, C, H, W]` of the images.
+
+        Args:
+            images: `[B, C, H, W]`.
+            made: the rows, if the loader made the views.
+        """
         self._begin()
-        number, rows, motions = self.draws.next(images)
+        number, rows, motions = self.draws.next(images, made)
         multiplier = self.settings.multiplier(number)
         layout = self.settings.layout(images.shape[0])
         groups = self._groups(layout)

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.pipelines import Transform
+from dai_plugin.views.schemes import Scheme
 from dai_plugin.views.statistics import Normalization
+from dai_plugin.views.warp import differentiable
 
 logger = logging.getLogger("dai_plugin")
 
@@ -20,7 +23,7 @@ _ASKED = 3
 
 
 def call(
-    scheme: Transform,
+    scheme: Composed | Transform,
     images: Tensor,
     views: int,
     normalization: Normalization,
@@ -34,7 +37,8 @@ def call(
     scheme lets it through.
 
     Args:
-        scheme: from float32 `[N, C, H, W]` in [0, 1] to the same shape.
+        scheme: from float32 `[N, C, H, W]` in [0, 1] to the same shape, or several in
+            turn.
         images: `[B, C, H, W]`, floating point, carrying `normalization`.
         views: how many are made of each image.
         normalization: what the images carry.
@@ -55,15 +59,30 @@ def call(
         plain = plain if normalization.none else plain * std + mean
 
         def draw(number: int) -> Tensor:
-            rows = plain.repeat(views, 1, 1, 1)
             with forked_stream(images.device, number):
-                return _usable(scheme, scheme(rows), list(rows.shape))
+                return _rows(scheme, plain, views)
 
         changed = draw(seed).to(images.device)
         if check:
             _check(scheme, changed, plain, lambda k: draw(seed ^ k))
         changed = changed if normalization.none else (changed - mean) / std
         return changed.reshape(views, *images.shape)
+
+
+def _rows(scheme: Scheme | Composed | Transform, pixels: Tensor, views: int) -> Tensor:
+    """`[views * B, C, H, W]` rows of `[B, C, H, W]` pixels, from the global stream."""
+    if isinstance(scheme, Composed):
+        first, *others = scheme.parts
+        rows = _rows(first, pixels, views)
+        for part in others:
+            rows = _rows(part, rows, 1)
+        return rows
+    if isinstance(scheme, Scheme):
+        drawn = scheme.draw(views * len(pixels), device=pixels.device)
+        none = Normalization()
+        return differentiable(pixels, scheme, drawn, none, views).flatten(0, 1)
+    rows = pixels.repeat(views, 1, 1, 1)
+    return _usable(scheme, scheme(rows), list(rows.shape))
 
 
 def _usable(scheme: Transform, changed: Any, shape: list[int]) -> Tensor:
@@ -84,7 +103,10 @@ def _usable(scheme: Transform, changed: Any, shape: list[int]) -> Tensor:
 
 
 def _check(
-    scheme: Transform, changed: Tensor, pixels: Tensor, again: Callable[[int], Tensor]
+    scheme: Composed | Transform,
+    changed: Tensor,
+    pixels: Tensor,
+    again: Callable[[int], Tensor],
 ) -> None:
     """Looks at the values `[V * B, C, H, W]` made of `[B, C, H, W]` pixels."""
     values, before = changed.detach(), pixels.detach()

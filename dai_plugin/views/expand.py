@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.views.calls import call
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.motion import Views, draw
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Scheme, Transform
@@ -32,7 +33,7 @@ FirstView = Literal["clean", "augmented"]
 def expand(
     images: Tensor,
     num_views: int,
-    scheme: Scheme | Transform,
+    scheme: Scheme | Composed | Transform,
     *,
     first_view: FirstView,
     normalization: Normalization,
@@ -49,9 +50,10 @@ def expand(
     Args:
         images: floating point, carrying `normalization`.
         num_views: M.
-        scheme: a `Scheme`, or a callable from float32 `[N, C, H, W]` in [0, 1] to the
+        scheme: a `Scheme`, a callable from float32 `[N, C, H, W]` in [0, 1] to the
             same shape, called once with all rows that are to be changed (once more for
-            the first view, if that is changed and has other images than the others).
+            the first view, if that is changed and has other images than the others), or
+            several in turn.
         first_view: "clean" leaves view 0 as it came, "augmented" transforms it too.
         normalization: what the images carry.
         seed: of the parameters drawn here.
@@ -115,7 +117,7 @@ def made_together(
 
 def _make(
     images: Tensor,
-    scheme: Scheme | Transform,
+    scheme: Scheme | Composed | Transform,
     normalization: Normalization,
     block: Views,
     check: bool,

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dai_plugin.views import pipelines
 from dai_plugin.views.calls import forked_stream
-from dai_plugin.views.schemes import Parameters, Scheme, Transform, moves_pixels
+from dai_plugin.views.composed import Composed
+from dai_plugin.views.schemes import AnyScheme, Given, Parameters, Scheme, moves_pixels
 from dai_plugin.views.targets import (
     Kind,
     homography_grid,
@@ -72,12 +73,19 @@ class Motion(Protocol):
         """
 
 
-def motion_of(scheme: Scheme | Transform, made: Views) -> Motion | None:
+def motion_of(scheme: AnyScheme, made: Views) -> Motion | None:
     """How the scheme moved the pixels of these views; None if it moves none."""
     if not made.views or not moves_pixels(scheme):
         return None
+    if isinstance(scheme, Composed):
+        first, *others = scheme.parts
+        # A sum draws in turn from the stream of the seed: its first part as if alone.
+        alone = isinstance(first, Scheme) and not any(map(moves_pixels, others))
+        scheme = first if alone else scheme
     if isinstance(scheme, Scheme):
         return _Drawn(scheme, made)
+    if isinstance(scheme, Composed | Given):
+        return _Unknown(scheme, made)
     if pipelines.replays(scheme):
         return _Replayed(scheme, made)
     if (pipeline := pipelines.takes_masks(scheme)) is not None:

@@ -13,6 +13,7 @@ with the mean of each channel over the warped image, and one clip to [0, 1].
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 from dai_plugin.views import pipelines
+from dai_plugin.views.composed import Composed, Summand
+from dai_plugin.views.named import NAMED, Named
 from dai_plugin.views.pipelines import Transform as Transform
 
 Parameters = dict[str, Tensor]
@@ -40,10 +43,11 @@ _PARAMETERS = (
 
 
 @dataclass(frozen=True)
-class Scheme:
+class Scheme(Summand):
     """Ranges and distribution of random transformations; the default is "heavier".
 
-    Change single values with keywords: `Scheme.heavier(flip=0.0)`.
+    Change single values with keywords: `Scheme.heavier(flip=0.0)`. What is added runs
+    after it: `Scheme.heavier() + kornia.augmentation.RandomErasing()`.
 
     Attributes:
         flip: probability of a horizontal flip.
@@ -228,16 +232,28 @@ def _ranges(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
-_NAMED = {
+@dataclass(frozen=True)
+class Given:
+    """Views that the loader has made already are taken as they are."""
+
+    def __str__(self) -> str:
+        return "given: the views that the loader made"
+
+
+AnyScheme = Scheme | Composed | Given | Transform
+
+_WORDS: dict[str, Callable[[], AnyScheme]] = {
     "light": Scheme.light,
     "heavier": Scheme.heavier,
     "photometric": Scheme.photometric,
     "halved": Scheme.halved,
+    **NAMED,
+    "given": Given,
 }
 
 
-def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
-    """The scheme of that name; a `Scheme` or a callable as it is.
+def find_scheme(scheme: str | AnyScheme) -> AnyScheme:
+    """The scheme of that name; a scheme of this package or a callable as it is.
 
     A pipeline that draws once for a whole batch (torchvision's, kornia's RandAugment
     and the like) comes back as a callable that applies it image by image.
@@ -245,17 +261,17 @@ def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
     Raises:
         ValueError: no scheme has that name, or the pipeline mixes images, normalises,
             or is told to draw once a batch.
-        TypeError: neither a name, a `Scheme` nor a callable.
+        TypeError: neither a name, a scheme nor a callable.
     """
     if isinstance(scheme, str):
-        if scheme not in _NAMED:
+        if scheme not in _WORDS:
             raise ValueError(
-                f"unknown scheme {scheme!r}: take one of {', '.join(_NAMED)}, a "
+                f"unknown scheme {scheme!r}: take one of {', '.join(_WORDS)}, a "
                 "Scheme, or a callable from a float batch [N, C, H, W] in [0, 1] to "
                 "such a batch"
             )
-        return _NAMED[scheme]()
-    if isinstance(scheme, Scheme):
+        return _WORDS[scheme]()
+    if isinstance(scheme, Summand | Given):
         return scheme
     if not callable(scheme):
         raise TypeError(
@@ -265,11 +281,33 @@ def find_scheme(scheme: str | Scheme | Transform) -> Scheme | Transform:
     return pipelines.usable(scheme)
 
 
-def moves_pixels(scheme: Scheme | Transform) -> bool:
+def moves_pixels(scheme: AnyScheme) -> bool:
     """Whether pixels are known to move: a geometric `Scheme`, or a library's geometry.
 
-    A callable of another origin is trusted to leave them where they are.
+    A callable of another origin is trusted to leave them where they are; what a loader
+    did to its views is not known, so that they may have moved.
     """
     if isinstance(scheme, Scheme):
         return scheme.geometric
-    return pipelines.moves_pixels(scheme)
+    if isinstance(scheme, Composed):
+        return any(moves_pixels(part) for part in scheme.parts)
+    return isinstance(scheme, Named | Given) or pipelines.moves_pixels(scheme)
+
+
+def flips(scheme: AnyScheme) -> bool:
+    """Whether a scheme of this package mirrors images."""
+    if isinstance(scheme, Composed):
+        return any(flips(part) for part in scheme.parts)
+    return bool(getattr(scheme, "flip", 0.0)) and isinstance(scheme, Summand)
+
+
+def plain(scheme: Scheme | Named) -> dict[str, Any]:
+    """The fields of a scheme, with the name of its kind, as JSON holds them."""
+    kind = {"name": scheme.name} if isinstance(scheme, Named) else {}
+    return {**kind, **vars(scheme)}
+
+
+def from_plain(fields: Mapping[str, Any]) -> Scheme | Named:
+    """The scheme that `plain` wrote down."""
+    own = {key: value for key, value in fields.items() if key != "name"}
+    return NAMED[fields["name"]](**own) if "name" in fields else Scheme(**own)
