@@ -123,7 +123,7 @@ def torchvision_pipeline() -> Callable[[Tensor], Tensor]:
 
 
 def kornia_named(name: str, side: int) -> nn.Module | None:
-    """kornia's container of that name, one policy a batch; None where it has none."""
+    """Kornia's container of that name, one policy a batch; None where it has none."""
     import kornia.augmentation as K
     from kornia.augmentation import auto
 
