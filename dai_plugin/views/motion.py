@@ -77,11 +77,9 @@ def motion_of(scheme: AnyScheme, made: Views) -> Motion | None:
     """How the scheme moved the pixels of these views; None if it moves none."""
     if not made.views or not moves_pixels(scheme):
         return None
-    if isinstance(scheme, Composed):
-        first, *others = scheme.parts
+    if isinstance(scheme, Composed) and not any(map(moves_pixels, scheme.parts[1:])):
         # A sum draws in turn from the stream of the seed: its first part as if alone.
-        alone = isinstance(first, Scheme) and not any(map(moves_pixels, others))
-        scheme = first if alone else scheme
+        return motion_of(scheme.parts[0], made)
     if isinstance(scheme, Scheme):
         return _Drawn(scheme, made)
     if isinstance(scheme, Composed | Given):
