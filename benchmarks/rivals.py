@@ -123,7 +123,7 @@ def torchvision_pipeline() -> Callable[[Tensor], Tensor]:
 
 
 def kornia_named(name: str, side: int) -> nn.Module | None:
-    """The container of that name in kornia, one policy a batch; None if it has none."""
+    """Kornia's container of that name, one policy a batch; None where it has none."""
     import kornia.augmentation as K
     from kornia.augmentation import auto
 
@@ -149,7 +149,7 @@ def kornia_named(name: str, side: int) -> nn.Module | None:
 
 
 def torchvision_named(name: str, side: int) -> Callable[[Tensor], Tensor]:
-    """The v2 transform in torchvision of that name, image by image."""
+    """The v2 transform of torchvision of that name, image by image."""
     from torchvision.transforms import v2
 
     blur = max(3, side // 10 // 2 * 2 + 1)

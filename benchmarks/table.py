@@ -20,17 +20,17 @@ END = "<!-- until here -->"
 Target = tuple[str, str, str, str, float | str]
 QUARTER, THIN = "All-CNN-C, width 1/4", "WRN-28-10, width 1/10"
 LOSS, SAVED, OF_FLOOR = "invariance loss", "saved tensors", "loss / bandwidth floor"
-# Those of which kornia has a container.
-NAMED = [
-    (name, side)
-    for name in ("randaugment", "trivialaugment", "autoaugment", "simclr")
-    for side in (32, 224)
-]
 SELDOM, SOME = "M = 2, every=4", "M = 2, share=.25"
 ROWS = {"M = 2": 2.0, SELDOM: 1.25, SOME: 1.25}  # over images, on average
 _SPENT: list[Target] = [
     ("overhead", "All-CNN-C, 128 images", arm, "<=", 1.02 * ROWS[arm])
     for arm in (SELDOM, SOME)
+]
+# Those of which kornia has a container.
+NAMED = [
+    (name, side)
+    for name in ("randaugment", "trivialaugment", "autoaugment", "simclr")
+    for side in (32, 224)
 ]
 TARGETS: dict[str, list[Target]] = {
     "cpu": [

@@ -150,12 +150,12 @@ class Settings:
                 "loss must be the attribute, key or index of the loss in what the "
                 f"model returns, got {self.loss!r}"
             )
-        partly = self.every > 1 or self.share < 1
-        if isinstance(find_scheme(self.scheme), Given) and partly:
+        fewer = self.every > 1 or self.share < 1
+        if isinstance(find_scheme(self.scheme), Given) and fewer:
             raise ValueError(
-                'scheme="given" has views of all images in every step, got '
-                f"every={self.every}, share={self.share}: leave both out, and let the "
-                "loader make fewer"
+                'scheme="given" takes the views that the loader made of every image '
+                f"in every step; got every={self.every}, share={self.share}, with "
+                "which the loader is to return fewer: leave them at 1"
             )
 
     def _count(self, name: str) -> None:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from dai_plugin import Scheme
 from dai_plugin.views.calls import forked_stream
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import expand
 from dai_plugin.views.motion import Views, motion_of, move
 from dai_plugin.views.normalization import Normalization
@@ -329,7 +330,31 @@ def test_nothing_moves_where_no_view_does():
     assert motion_of(Scheme(), Views(0, made.shape, 0, CPU)) is None
 
 
+@pytest.mark.parametrize("first", ["scheme", "kornia"])
+def test_a_sum_moves_as_its_first_part(first):
+    """Where the others leave pixels in their places: each label is a channel."""
+    size = (20, 26)
+    masks = torch.randint(0, 4, (3, *size))
+    images = F.one_hot(masks, 4).movedim(3, 1).float()
+    moving = {
+        "scheme": Scheme(contrast=0.0, brightness=0.0),
+        "kornia": K.RandomAffine(30.0, p=1.0),
+    }
+    scheme = Composed((moving[first], K.RandomGaussianNoise(std=1e-4)))
+    rows = expand(
+        images, 3, scheme, first_view="clean", normalization=Normalization(), seed=5
+    )
+    motion = motion_of(scheme, Views(2, images.shape, 5, CPU))
+    moved = move(masks, "mask", motion, -100)
+    inside = moved != -100
+    weight = rows[3:].gather(1, moved.clamp(min=0)[:, None])[:, 0]
+    assert (weight[inside] > 0.25 - 1e-2).float().mean() > 0.99
+    assert 0.5 < inside.float().mean() < 1
+
+
 UNKNOWN = {
+    "a sum whose second part moves": Scheme() + K.RandomHorizontalFlip(),
+    "a named scheme": "randaugment",
     "sequence": torch.nn.Sequential(K.RandomRotation(20.0), K.RandomHorizontalFlip()),
     "spline": K.RandomThinPlateSpline(p=1.0),
     "policies": K.auto.RandAugment(2, 10),

@@ -48,6 +48,7 @@ def test_snippets_of_the_pages_run(page, loader):
     """In the order of a page, each that attaches on a fresh model of the reader's."""
     names = {"dai_plugin": dai_plugin, "attach": dai_plugin.attach}
     images, targets = next(iter(loader))
+    names["loader_of_views"] = [((images, images), targets)]
     for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S):
         names["model"], names["criterion"] = SmallNet(), nn.CrossEntropyLoss()
         exec(snippet, names)

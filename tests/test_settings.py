@@ -151,7 +151,7 @@ WRONG = {
     "given now and then": (
         {"scheme": "given", "every": 2},
         ValueError,
-        "views of all images in every step, got every=2, share=1.0",
+        "every step; got every=2, share=1.0",
     ),
     "given in part": ({"scheme": "given", "share": 0.5}, ValueError, "share=0.5"),
     "misspelt": ({"alfa": 0.1}, TypeError, "alfa"),

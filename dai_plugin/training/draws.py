@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from dai_plugin.losses import ranks
 from dai_plugin.settings import Settings
 from dai_plugin.views.expand import expand, made_together, mix_seed
-from dai_plugin.views.motion import Motion, motion_of
+from dai_plugin.views.motion import Motion, Views, motion_of
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import Given, find_scheme
 
 _FIRST = 3  # steps with views in which what a scheme returns is checked
@@ -84,28 +83,25 @@ class Draws:
         number, settings = self.upcoming, self._settings
         layout = settings.layout(images.shape[0])
         seed = mix_seed(self._seed, self.rank, number)
-        if made is None:
-            check = number < _FIRST * settings.every
-            rows, first = self._drawn(images, layout, seed, check), settings.first_view
+        if isinstance(self.scheme, Given):
+            assert made is not None
+            rows = self.pixels.prepare(made)
+            blocks = [Views(layout.num_views, images.shape, seed, images.device)]
         else:
-            rows, first = self.pixels.prepare(made), "augmented"  # each may have moved
+            rows = expand(
+                self.pixels.prepare(images),
+                settings.num_views,
+                self.scheme,
+                first_view=settings.first_view,
+                normalization=self.pixels.known or Normalization(),
+                seed=seed,
+                check=number < _FIRST * settings.every,
+                viewed=layout.viewed,
+            )
+            blocks = made_together(images, layout, settings.first_view, seed)
         self.number = number + 1
-        blocks = made_together(images, layout, first, seed)
         motions = [motion_of(self.scheme, each) for each in blocks]
         return number, rows, tuple(each for each in motions if each is not None)
-
-    def _drawn(self, images: Tensor, layout: Layout, seed: int, check: bool) -> Tensor:
-        assert not isinstance(self.scheme, Given)
-        return expand(
-            self.pixels.prepare(images),
-            layout.num_views,
-            self.scheme,
-            first_view=self._settings.first_view,
-            normalization=self.pixels.known or Normalization(),
-            seed=seed,
-            check=check,
-            viewed=layout.viewed,
-        )
 
     @contextmanager
     def replay(self, enabled: bool = True) -> Iterator[None]:

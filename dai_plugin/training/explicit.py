@@ -79,14 +79,14 @@ class DataAugmentationInvariance:
                 moved in a way that the targets cannot follow.
             RuntimeError: the second step in a row whose loss was not trained.
         """
-        steps = self._steps
+        steps, made = self._steps, None
         if steps.active and not steps.draws.due:
             steps.skip()
         elif steps.active:
-            made: Tensor | None = None
             if steps.draws.given:
-                made = given.rows_of(images, self.settings.num_views)
-                images = made[: made.shape[0] // self.settings.num_views]
+                views = self.settings.num_views
+                made = given.rows_of(images, views)
+                images = made[: made.shape[0] // views]
             step, images = steps.open(check_batch(images), made)
             step.ran = False
             self._targets = targets

@@ -52,8 +52,8 @@ def expand(
         num_views: M.
         scheme: a `Scheme`, a callable from float32 `[N, C, H, W]` in [0, 1] to the
             same shape, called once with all rows that are to be changed (once more for
-            the first view, if that is changed and has other images than the others),
-            or several in turn.
+            the first view, if that is changed and has other images than the others), or
+            several in turn.
         first_view: "clean" leaves view 0 as it came, "augmented" transforms it too.
         normalization: what the images carry.
         seed: of the parameters drawn here.

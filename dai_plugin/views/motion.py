@@ -13,13 +13,7 @@ from torch import Tensor
 from dai_plugin.views import pipelines
 from dai_plugin.views.calls import forked_stream
 from dai_plugin.views.composed import Composed
-from dai_plugin.views.schemes import (
-    AnyScheme,
-    Given,
-    Parameters,
-    Scheme,
-    moves_pixels,
-)
+from dai_plugin.views.schemes import AnyScheme, Given, Parameters, Scheme, moves_pixels
 from dai_plugin.views.targets import (
     Kind,
     homography_grid,
@@ -83,6 +77,9 @@ def motion_of(scheme: AnyScheme, made: Views) -> Motion | None:
     """How the scheme moved the pixels of these views; None if it moves none."""
     if not made.views or not moves_pixels(scheme):
         return None
+    if isinstance(scheme, Composed) and not any(map(moves_pixels, scheme.parts[1:])):
+        # A sum draws in turn from the stream of the seed: its first part as if alone.
+        return motion_of(scheme.parts[0], made)
     if isinstance(scheme, Scheme):
         return _Drawn(scheme, made)
     if isinstance(scheme, Composed | Given):
