@@ -15,9 +15,10 @@ from torch import nn
 from dai_plugin.layers import unwrap
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training.forward import Forward
-from dai_plugin.training.hooks import Hook
+from dai_plugin.training.inert import Hook
 from dai_plugin.training.loss import CriterionLoss, OwnLoss
-from dai_plugin.training.steps import Steps, say_if_unused
+from dai_plugin.training.steps import Steps
+from dai_plugin.training.usage import say_if_unused
 from dai_plugin.training.watch import watcher_of
 
 

@@ -12,9 +12,10 @@ from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training import given
 from dai_plugin.training.draws import check_batch
 from dai_plugin.training.follow import Follow
-from dai_plugin.training.hooks import Hook
+from dai_plugin.training.inert import Hook
 from dai_plugin.training.step import Step
-from dai_plugin.training.steps import Steps, say_if_unused
+from dai_plugin.training.steps import Steps
+from dai_plugin.training.usage import say_if_unused
 from dai_plugin.training.watch import raising
 
 

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 from dai_plugin.training import given
 from dai_plugin.training.arguments import Arguments, Remembered
 from dai_plugin.training.follow import Follow, ignored_by
-from dai_plugin.training.hooks import Hook, in_backward
+from dai_plugin.training.hooks import in_backward
+from dai_plugin.training.inert import Hook
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 from dai_plugin.training.watch import calls_of, raising

@@ -20,47 +20,14 @@ from torch.utils import _pytree as pytree
 from dai_plugin.layers import resolve
 from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import Taps, Version, tap
+from dai_plugin.training.inert import Hook
+from dai_plugin.training.paths import Path
 from dai_plugin.training.step import Step, sequence_number
 from dai_plugin.wrappers import INPUT
 
 logger = logging.getLogger("dai_plugin")
 
 Visit = Callable[[str, Any], None]
-
-
-class Hook:
-    """A callable for `register_*_hook` that does nothing in copies and pickles."""
-
-    def __init__(self, function: Callable[..., Any], owner: Any = None) -> None:
-        self.function = function
-        self.owner = owner
-
-    def __call__(self, *args: Any) -> Any:
-        """Calls the function."""
-        return self.function(*args)
-
-    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
-        return do_nothing
-
-    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _unpickled, ()
-
-
-def do_nothing(*_: Any) -> None:
-    """What a copied or unpickled hook does."""
-
-
-def _unpickled() -> Callable[..., None]:
-    return do_nothing
-
-
-def hooked(base: nn.Module) -> bool:
-    """Whether a module of the network carries a hook of this package."""
-    return any(
-        isinstance(hook, Hook)
-        for module in base.modules()
-        for hook in module._forward_hooks.values()
-    )
 
 
 @dataclass(frozen=True)
@@ -78,24 +45,6 @@ class Ended:
     ended: int
     groups: weakref.ref[ViewGroups]
     layers: frozenset[str]
-
-
-class Path:
-    """How a module is reached from the network: looked up again at little cost."""
-
-    def __init__(self, base: nn.Module, module: nn.Module) -> None:
-        names = base.named_modules(remove_duplicate=False)
-        full = next((name for name, each in names if each is module), "")
-        self._steps: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
-        for part in full.split(".") if full else []:
-            child = base._modules[part]
-            assert child is not None
-            self._steps.append((base._modules, part, child))
-            base = child
-
-    def still_leads_there(self) -> bool:
-        """Whether no module on the way was replaced."""
-        return all(held.get(part) is child for held, part, child in self._steps)
 
 
 class LayerHooks:

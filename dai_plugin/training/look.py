@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
-from dai_plugin.training.hooks import Hook, LayerHooks, Visit
+from dai_plugin.training.hooks import LayerHooks, Visit
+from dai_plugin.training.inert import Hook
 
 
 class Look:

@@ -12,7 +12,7 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.step import Step
 from dai_plugin.views.expand import repeat_targets
 
-_FIRST = 3  # steps in which the values of a term of one's own are looked at
+_FIRST = 3  # steps with views in which values of terms of one's own are looked at
 
 
 class Placed:
@@ -119,7 +119,8 @@ class Placed:
                 "an item or an argmax in it?), which would train nothing; compute it "
                 "from the activations with differentiable operations"
             )
-        own = not isinstance(self.term.loss, str) and step.number < _FIRST
+        early = step.number < _FIRST * self._settings.every
+        own = early and not isinstance(self.term.loss, str)
         if own and not found.isfinite() and bool(activation.isfinite().all()):
             raise RuntimeError(
                 f"{where} {found.item()} for finite activations; look for a division "

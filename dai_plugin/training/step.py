@@ -109,6 +109,10 @@ class Step:
         self._marks.append(weakref.ref(mark))
         total.register_hook(mark)  # type: ignore[no-untyped-call]
 
+    def overwritten(self) -> list[Key]:
+        """Calls whose activations were changed in place since they were measured."""
+        return [key for key, version in self.versions.items() if version.changed()]
+
     def forget(self, names: list[str]) -> None:
         """Leaves out what these layers gave."""
         given = (self.parts, self.centres, self.activations, self.versions)

@@ -14,7 +14,7 @@ from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.draws import Draws
 from dai_plugin.training.growth import Growth
-from dai_plugin.training.hooks import hooked
+from dai_plugin.training.inert import hooked
 from dai_plugin.training.ledger import Ledger
 from dai_plugin.training.look import Look, answers_to, look
 from dai_plugin.training.notice import tell, warn
@@ -23,28 +23,11 @@ from dai_plugin.training.outputs import Outputs
 from dai_plugin.training.record import Record
 from dai_plugin.training.step import Step
 from dai_plugin.training.terms import Terms
+from dai_plugin.training.usage import Usage
 from dai_plugin.views.rows import Layout
 from dai_plugin.wrappers import OUTPUT, check_hookable
 
 logger = logging.getLogger("dai_plugin")
-
-
-class Usage:
-    """How often the network was called, in any mode; it outlives the network."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-
-def say_if_unused(usage: Usage, name: str) -> None:
-    """Says so of a network that was attached and never called."""
-    if not usage.calls:
-        logger.warning(
-            "a %s was attached and never called: nothing was trained with views and "
-            "invariance. If a framework builds its networks anew, attach to the one "
-            "that it trains",
-            name,
-        )
 
 
 class Steps:
@@ -205,8 +188,7 @@ class Steps:
         if self._told or not droppable:
             return
         if len(step.versions) == len(step.fired):
-            changed = [key for key, v in step.versions.items() if v.changed()]
-            spoiled = list(dict.fromkeys(name for name, _ in changed))
+            spoiled = list(dict.fromkeys(name for name, _ in step.overwritten()))
         else:  # a compiler was at work, which shows no versions
             seen = self._look(step, args, kwargs)
             spoiled = seen.overwritten if seen else []
@@ -242,21 +224,12 @@ class Steps:
         _refuse_overwritten(step)
         losses = self.terms.losses(step, targets, ignore_index)
         losses = {number: each.to(task.device) for number, each in losses.items()}
-        placed = self.terms.placed
-        total = objective(
-            step,
-            task,
-            self.settings,
-            [
-                (placed[number].term.weight, each, placed[number].weights(step, each))
-                for number, each in losses.items()
-                if step.multiplier * placed[number].term.weight > 0
-            ],
-            scale,
-        )
+        weighed = self.terms.weighed(step, losses)
+        total = objective(step, task, self.settings, weighed, scale)
         self.ledger.call(step)
         step.watch_total(total)
-        self.record.note([each.keys(step) for each in placed], losses, task, total)
+        keys = [each.keys(step) for each in self.terms.placed]
+        self.record.note(keys, losses, task, total)
         return total
 
     def carry(self, place: int) -> None:
@@ -306,7 +279,7 @@ class Steps:
 
 
 def _refuse_overwritten(step: Step) -> None:
-    changed = [key_name(key) for key, v in step.versions.items() if v.changed()]
+    changed = [key_name(key) for key in step.overwritten()]
     if changed:
         raise RuntimeError(
             f"the activations of {changed} were overwritten in place after they "

@@ -120,6 +120,21 @@ class Terms:
                 found[number] = each.losses(step, targets, ignore_index)
         return found
 
+    def weighed(
+        self, step: Step, losses: dict[int, Tensor]
+    ) -> list[tuple[float, Tensor, Tensor]]:
+        """Weight, losses and shares of the layers, of each term that weighs anything.
+
+        Args:
+            step: of the losses.
+            losses: `[calls]` by the number of the term.
+        """
+        return [
+            (each.term.weight, losses[number], each.weights(step, losses[number]))
+            for number, each in enumerate(self.placed)
+            if step.multiplier * each.term.weight > 0
+        ]
+
     def _take_output(self, step: Step, output: Any) -> None:
         """Measures what the network returned, if a term is taken there."""
         users = [each.term for each in self.placed if OUTPUT in each.chosen]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dai_plugin.training.criterion import Snapshot
-from dai_plugin.training.hooks import Hook
+from dai_plugin.training.inert import Hook
 from dai_plugin.training.standins import install, watched_by
 
 _LOCK = threading.RLock()
