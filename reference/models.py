@@ -53,16 +53,25 @@ def arguments(name: str, num_classes: int, width: float) -> dict[str, Any]:
     return {"num_classes": num_classes}
 
 
+def expect(name: str) -> None:
+    """Refuses the name of no model.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if name not in names():
+        raise ValueError(f"no model {name!r}; there are {', '.join(names())}")
+
+
 def build(name: str, **options: Any) -> nn.Module:
     """The untrained network of that name.
 
     Raises:
         ValueError: there is none.
     """
+    expect(name)
     if name in OWN:
         return OWN[name](**options)
-    if name not in names():
-        raise ValueError(f"no model {name!r}; there are {', '.join(names())}")
     return torchvision.models.get_model(name, weights=None, **options)
 
 

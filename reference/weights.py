@@ -114,6 +114,7 @@ def _of_head(own: Tensor, other: Tensor, num_classes: int) -> bool:
 
 def _named(name: str, model: str) -> Pretrained:
     """Weights of torchvision, with the normalisation that they know."""
+    models.expect(model)
     kinds = _kinds(model)
     prefix, _, short = name.rpartition(".")
     wanted = next((k for k in kinds if k.name == short), None)
@@ -146,6 +147,6 @@ def _named(name: str, model: str) -> Pretrained:
 
 
 def _kinds(model: str) -> list[Any]:
-    if model in models.OWN or model not in models.names():
+    if model in models.OWN:
         return []
     return list(torchvision.models.get_model_weights(model))

@@ -199,6 +199,7 @@ NAMES = [
     ("resnet18", "IMAGENET1K_V7", "torchvision has DEFAULT, IMAGENET1K_V1; or give a"),
     ("resnet18", "ResNet50_Weights.DEFAULT", "neither a file nor the name of weights"),
     ("allcnn", "DEFAULT", "of --model allcnn: torchvision has none; or give a file"),
+    ("resnet99", "DEFAULT", "no model 'resnet99'; there are allcnn, "),
     ("resnet18", "nowhere/model.pth", "nowhere/model.pth is neither a file nor"),
 ]
 
