@@ -34,11 +34,13 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: another run is in it.
     """
     held: list[IO[str]] = []
+    was_there = folder.exists()
     on_first(lambda: held.append(_take(folder)))
     try:
         yield
     finally:
         for file in held:
+            _leave(folder, was_there)
             file.close()
 
 
@@ -98,6 +100,14 @@ def _take(folder: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}\n")
     file.flush()
     return file
+
+
+def _leave(folder: Path, was_there: bool) -> None:
+    """Takes away what the lock brought, if nothing came of the run."""
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        if not was_there:
+            folder.rmdir()
 
 
 def _taken(folder: Path, holder: str, error: OSError) -> Exception:
