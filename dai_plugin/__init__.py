@@ -14,13 +14,8 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
 from dai_plugin.training.check import Check, check
 from dai_plugin.training.explicit import DataAugmentationInvariance
-from dai_plugin.views.named import (
-    AugMix,
-    AutoAugment,
-    RandAugment,
-    SimCLR,
-    TrivialAugment,
-)
+from dai_plugin.views.named import AugMix, SimCLR
+from dai_plugin.views.policies import AutoAugment, RandAugment, TrivialAugment
 from dai_plugin.views.schemes import Scheme
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ from dai_plugin.losses.terms import NAMES, Function, Term
 from dai_plugin.losses.weights import Law
 from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import FirstView
-from dai_plugin.views.named import Named
 from dai_plugin.views.normalization import Statistics
+from dai_plugin.views.policies import Named
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import (
     AnyScheme,

@@ -20,6 +20,7 @@ ORDER = [
     "views.pipelines",
     "views.composed",
     "views.operations",
+    "views.policies",
     "views.named",
     "views.schemes",
     "views.statistics",

@@ -18,7 +18,7 @@ from dai_plugin import (
     TrivialAugment,
     attach,
 )
-from dai_plugin.views import named
+from dai_plugin.views import named, policies
 from dai_plugin.views.expand import expand
 from dai_plugin.views.named import NAMED
 from dai_plugin.views.normalization import PRESETS, Normalization
@@ -103,9 +103,10 @@ def test_gradients_reach_the_images(name):
 def chosen(monkeypatch, scheme, rows=2000):
     """The operations and levels that a scheme asks for, call by call."""
     calls = []
-    monkeypatch.setattr(
-        named, "perform_", lambda _, names, levels, s: calls.append((names, levels))
-    )
+    for file in (named, policies):
+        monkeypatch.setattr(
+            file, "perform_", lambda _, names, levels, s: calls.append((names, levels))
+        )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         scheme(torch.zeros(rows, 3, 2, 2))
@@ -186,13 +187,13 @@ def test_policies_are_torchvisions(policy):
         [(SPACE.get(n, n.lower()), p, (m or 0) / 9) for n, p, m in pair]
         for pair in theirs
     ]
-    assert named._policies(policy) == expected
+    assert policies._policies(policy) == expected
 
 
 def test_an_operation_of_a_policy_is_applied_as_often_as_it_says(monkeypatch):
     """Half of the rows, of a policy of one pair."""
     pair = [("invert", 0.5, 0.0), ("rotate", 1.0, 1 / 3)]
-    monkeypatch.setattr(named, "_policies", lambda _: [pair])
+    monkeypatch.setattr(policies, "_policies", lambda _: [pair])
     first, second = chosen(monkeypatch, AutoAugment())
     assert near(first[0].count("invert"), 2000, 0.5)
     assert first[0].count("invert") + first[0].count("identity") == 2000

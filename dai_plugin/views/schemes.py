@@ -23,8 +23,9 @@ from torch import Tensor
 
 from dai_plugin.views import pipelines
 from dai_plugin.views.composed import Composed, Summand
-from dai_plugin.views.named import NAMED, Named
+from dai_plugin.views.named import NAMED
 from dai_plugin.views.pipelines import Transform as Transform
+from dai_plugin.views.policies import Named
 
 Parameters = dict[str, Tensor]
 
