@@ -31,7 +31,8 @@ def check(result, folder, processes):
 def check_files(folder):
     assert len(read(folder)) == 1
     names = {file.name for file in folder.iterdir()}
-    assert names == {"run.json", "metrics.csv", "checkpoint.pth", "model.pth"}
+    weights = {"checkpoint.pth", "model.pth", "best.pth"}
+    assert names == {"run.json", "metrics.csv", ".lock", *weights}
 
 
 @pytest.mark.all
