@@ -199,11 +199,16 @@ class Settings:
             )
         if not given:
             raise ValueError("term is an empty list; num_views=1, alpha=0 trains alone")
-        if self.alpha != Settings.alpha or self.beta:
+        theirs = ("alpha", "beta", "layers", "layer_weights", "last_to_first")
+        told = [
+            name for name in theirs if getattr(self, name) != getattr(Settings, name)
+        ]
+        if told:
+            shown = ", ".join(f"{name}={getattr(self, name)}" for name in told)
             raise ValueError(
-                f"got alpha={self.alpha}, beta={self.beta} beside Terms, each of which "
-                "has a weight of its own; leave them out, or name one term (term="
-                f"{given[0].name!r}), which alpha weighs"
+                f"got {shown} beside Terms, each of which has a weight, layers and a "
+                "law of its own: give them to the Terms, or name one term (term="
+                f"{given[0].name!r}), to which they belong"
             )
         return tuple(given)
 

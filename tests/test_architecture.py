@@ -59,6 +59,7 @@ ORDER = [
     "training.ledger",
     "training.objective",
     "training.placed",
+    "training.predictions",
     "training.terms",
     "training.record",
     "training.notice",

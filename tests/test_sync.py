@@ -220,3 +220,28 @@ def test_two_reductions_forward_none_backward():
     for calls, forward in processes.run(counted, 2):
         assert calls == [2 + 2 + features, 2]
         assert forward == 2
+
+
+def uneven(rank):
+    """A kept term at a module that one rank calls more often."""
+    logging.disable()
+    net = network()
+    again = net.features[1].forward
+    if rank:
+        net.features[1].forward = lambda x: again(x)
+        net.features.insert(2, net.features[1])
+    images, targets = batch(4)
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, sync=True, term="cosine", layers="features.1",
+           scheme=darker, **OPTIONS)  # fmt: skip
+    try:
+        criterion(net(images), targets)
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+def test_kept_terms_need_the_same_layers_on_all_ranks():
+    """Before anything is summed."""
+    for said in processes.run(uneven, 2):
+        assert "same layers" in said

@@ -306,8 +306,12 @@ def not_a_number(activations, targets):
         ({"term": 3}, TypeError, "got 3"),
         ({"term": []}, ValueError, "empty list"),
         ({"term": ["ratio"]}, TypeError, "a list of Terms"),
-        ({"term": Term("jsd"), "alpha": 0.3}, ValueError, "alpha=0.3, beta=0.0 beside"),
+        ({"term": Term("jsd"), "alpha": 0.3}, ValueError, "got alpha=0.3 beside"),
         ({"term": Term("jsd"), "beta": 0.3}, ValueError, "beside Terms"),
+        ({"term": Term("jsd"), "layers": ["features.2"]}, ValueError,
+         r"got layers=\['features.2'\] beside Terms"),
+        ({"term": [Term("jsd")], "layer_weights": "uniform", "last_to_first": 2.0},
+         ValueError, "got layer_weights=uniform, last_to_first=2.0 beside Terms"),
         ({"term": "vicreg", "sync": True}, ValueError, "vicreg"),
         ({"term": own, "sync": True}, ValueError, "own"),
     ],
@@ -354,3 +358,128 @@ def test_terms_that_train_nothing_are_named(net, batch, function, kind, message)
     )
     with pytest.raises(kind, match=message):
         criterion(net(images), labels)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["cosine", "class", "own"])
+def test_compiled_kept_activations_are_those_of_the_layer(batch, name, backend):
+    """Although the next module writes into their memory."""
+    images, labels = batch
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(),
+        nn.Linear(400, 5),
+    )  # fmt: skip
+    seen = []
+    net[1].register_forward_hook(lambda *a: seen.append(a[2].clone()))
+    criterion = nn.CrossEntropyLoss()
+    term = Term(own if name == "own" else name, 1.0, layers=["1"])
+    attachment = attach(net, criterion, term=term, **OPTIONS)
+    criterion(torch.compile(net, backend=backend)(images), labels)
+    (found,) = attachment.stats()["layers"].values()
+    expected = literal_term(name, seen[0].detach(), labels, 2)
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+
+
+class Returning(nn.Module):
+    """A network that returns its features and predictions in some form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.head, self.form, self.logits = nn.Linear(4, 5), form, None
+
+    def forward(self, x, labels=None):
+        features = self.features(x).mean((2, 3))
+        logits = 40 * self.head(features)
+        if torch.is_grad_enabled():
+            self.logits = logits
+        loss = None if labels is None else F.cross_entropy(
+            logits, labels, reduction="none" if self.form == "rows" else "mean"
+        )  # fmt: skip
+        return {
+            "rows": {"loss": loss, "logits": logits},
+            "names": {"loss": loss, "features": features, "logits": logits},
+            "classes": {"preds": logits.argmax(1), "loss": loss, "out": logits},
+            "pair": (logits, features),
+            "unnamed": {"loss": loss, "a": features, "b": logits},
+            "classes alone": {"loss": loss, "preds": logits.argmax(1)},
+        }[self.form]
+
+
+@pytest.mark.parametrize("form", ["rows", "names", "classes"])
+def test_predictions_of_a_network_with_its_own_loss(batch, form):
+    """Neither the loss of each row, nor features, nor classes stand for them."""
+    images, labels = batch
+    net = Returning(form)
+    attachment = attach(net, term=Term("jsd", 1.0), **OPTIONS)
+    net(images, labels=labels)["loss"].mean().backward()
+    (found,) = attachment.stats()["layers"].values()
+    expected = oracle.jensen_shannon(net.logits.detach().unflatten(0, (2, 4)))
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("form", ["names", "classes", "pair"])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_predictions_for_a_criterion(batch, form, explicit):
+    """By name, or the first of a pair, which the criterion gets."""
+    images, labels = batch
+    net = Returning(form)
+
+    def criterion(output, target):
+        if isinstance(output, tuple):
+            return F.cross_entropy(output[0], target)
+        logits = output.get("logits", output.get("out"))
+        return F.cross_entropy(logits, target) + 0 * logits.sum()
+
+    if explicit and form == "pair":
+        dai = DataAugmentationInvariance(net, term="jsd", **OPTIONS)
+        rows, targets = dai.views(images, labels)
+        with pytest.raises(RuntimeError, match="several may be"):
+            dai.loss(criterion(net(rows), targets))
+        return
+    if explicit:
+        dai = DataAugmentationInvariance(net, term="jsd", **OPTIONS)
+        rows, targets = dai.views(images, labels)
+        dai.loss(criterion(net(rows), targets)).backward()
+    else:
+        dai = attach(net, criterion, term="jsd", **OPTIONS)
+        dai.criterion(net(images), labels).backward()
+    (found,) = dai.stats()["layers"].values()
+    expected = oracle.jensen_shannon(net.logits.detach().unflatten(0, (2, 4)))
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [("unnamed", "several may be; return them under the name"),
+     ("classes alone", "none of floating point has as many")],
+)  # fmt: skip
+def test_predictions_that_nothing_tells(batch, form, message):
+    """Refused, with what was returned."""
+    images, labels = batch
+    net = Returning(form)
+    attach(net, term=Term("jsd", 1.0), **OPTIONS)
+    with pytest.raises(RuntimeError, match=message):
+        net(images, labels=labels)
+
+
+@pytest.mark.parametrize("name", ["ratio", "jsd", "cosine", "class"])
+def test_a_criterion_may_change_the_output_in_place(batch, name):
+    """A term at the output has measured what the network returned."""
+    images, labels = batch
+
+    def criterion(output, target):
+        return F.cross_entropy(output.mul_(2), target)
+
+    net = Plain()
+    attachment = attach(
+        net, criterion, term=Term(name, 1.0, layers="output"), **OPTIONS
+    )
+    attachment.criterion(net(images), labels).backward()
+    activation, _ = net.seen
+    logits = net.head(activation.mean((2, 3))).detach()
+    (found,) = attachment.stats()["layers"].values()
+    assert found == pytest.approx(
+        literal_term(name, logits, labels, 2).item(), rel=1e-4
+    )

@@ -160,7 +160,8 @@ class Forward:
         try:
             steps.close(step, args, kwargs)
             outputs = steps.split(step, output, self._loss.needs_rows)
-            steps.measure(step, outputs.whole(output))
+            reached = outputs.whole(output) if self._loss.needs_rows else None
+            steps.measure(step, output, reached)
             return self._loss.end(args, kwargs)
         except BaseException:
             steps.discard()

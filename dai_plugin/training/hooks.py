@@ -192,7 +192,10 @@ class LayerHooks:
             if centre is not None:
                 step.centres[key] = centre
         if name in self._kept:
-            step.activations[key] = activation
+            # A compiled graph hands out what the tensor is at its end, and no version
+            # tells whether that is what it was here.
+            compiling = torch.compiler.is_compiling()
+            step.activations[key] = activation.clone() if compiling else activation
         if not torch.compiler.is_compiling():
             step.versions[key] = Version(activation)
             step.shapes[key] = activation.shape

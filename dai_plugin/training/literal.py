@@ -18,7 +18,9 @@ from dai_plugin.settings import Settings
 from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.training.loss import own_loss
+from dai_plugin.training.predictions import predictions
 from dai_plugin.views.rows import Layout
+from dai_plugin.wrappers import OUTPUT
 
 
 def literal_gradient(
@@ -45,11 +47,15 @@ def literal_gradient(
     chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
     chosen = {key: [n for n in names if n in layers] for key, names in chosen.items()}
     activations: dict[Key, Tensor] = {}
-    hooks = LayerHooks(network, layers)
+    hooks = LayerHooks(network, [name for name in layers if name != OUTPUT])
     hooks.visit = lambda name, value: _keep(name, value, rows, activations)
     torch.manual_seed(0)
     output = network(*call[0], **call[1])
     hooks.remove()
+    if OUTPUT in layers:
+        reached = None if criterion is None else find_rows(OUTPUT, output, rows)
+        loss = settings.loss if criterion is None else None
+        activations[OUTPUT, 0] = predictions(output, rows, loss, reached)
     images, viewed = layout.images, layout.viewed
     task, sums = _task(output, criterion, targets, settings.loss, layout)
     in_groups = [*range(viewed), *range(images, rows)]

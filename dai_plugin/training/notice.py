@@ -10,6 +10,7 @@ from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.schemes import AnyScheme, Given, flips, moves_pixels
+from dai_plugin.wrappers import OUTPUT
 
 logger = logging.getLogger("dai_plugin")
 logger.setLevel(logging.INFO)
@@ -48,8 +49,11 @@ def tell(
 def _layers(placed: Placed, step: Step) -> str:
     """The layers of a term, and what each weighs."""
     term, keys, shares = placed.term, placed.keys(step), placed.shares(step)
+    at_output = step.shapes.get((OUTPUT, 0))
+    of_output = f" {list(at_output)}" if at_output else ""
     shown = ", ".join(
-        f"{key_name(key)} {term.weight * share:.3g}"
+        f"{key_name(key)}{of_output if key[0] == OUTPUT else ''} "
+        f"{term.weight * share:.3g}"
         for key, share in zip(keys, shares, strict=True)
     )
     return f"{term.name}: {len(keys)} layers and weights: {shown}"

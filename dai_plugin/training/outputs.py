@@ -164,10 +164,12 @@ class Outputs:
         shape = (first // layout.images * layout.viewed, *rest)
         return view.reshape(shape).to(like)
 
-    def whole(self, output: Any) -> Any:
+    def whole(self, output: Any) -> Tensor | None:
         """The primary output with all its rows, in what the network returned."""
-        leaves = pytree.tree_leaves(output)
-        return None if self.primary is None else leaves[self.primary]
+        if self.primary is None:
+            return None
+        found: Tensor = pytree.tree_leaves(output)[self.primary]
+        return found
 
     def rows_of(self, place: int) -> list[Tensor] | None:
         """The views of one output, None if it was not split."""

@@ -135,14 +135,15 @@ class Steps:
         self.growth.begin(lambda: self._look(step, args, kwargs))
         self.growth.refuse_layers(step)
 
-    def measure(self, step: Step, output: Any) -> None:
+    def measure(self, step: Step, output: Any, reached: Tensor | None = None) -> None:
         """Takes the losses of a step that need no targets.
 
         Args:
             step: that was closed.
             output: what the network returned, with all its rows.
+            reached: the tensor in it that goes to the criterion, if there is one.
         """
-        self.terms.measure(step, output)
+        self.terms.measure(step, output, reached)
         if not self._told:
             self._told = True
             warn(step, self.settings, self.terms.placed)

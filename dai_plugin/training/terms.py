@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from dai_plugin.layers import select_layers
 from dai_plugin.losses import ranks
 from dai_plugin.losses.ratio import variance_ratio
-from dai_plugin.losses.tap import Version, tap
+from dai_plugin.losses.tap import tap
 from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
-from dai_plugin.training.hooks import LayerHooks, find_rows
+from dai_plugin.training.hooks import LayerHooks
 from dai_plugin.training.placed import Placed
+from dai_plugin.training.predictions import predictions
 from dai_plugin.training.step import Step
 from dai_plugin.wrappers import OUTPUT
 
@@ -82,14 +83,16 @@ class Terms:
                 f"later operation: {list(left_out)}; name layers with layers="
             )
 
-    def measure(self, step: Step, output: Any) -> None:
+    def measure(self, step: Step, output: Any, reached: Tensor | None = None) -> None:
         """Takes the losses that need no targets.
 
         Args:
             step: whose forward has ended.
             output: what the network returned, with all its rows.
+            reached: the tensor in it that goes to the criterion, if there is one.
         """
-        self._take_output(step, output)
+        self._take_output(step, output, reached)
+        self._check_ranks(step)
         keys, ratios = list(step.parts), self._ratios(step)
         step.losses = {}
         for number, each in enumerate(self.placed):
@@ -135,20 +138,35 @@ class Terms:
             if step.multiplier * each.term.weight > 0
         ]
 
-    def _take_output(self, step: Step, output: Any) -> None:
+    def _take_output(self, step: Step, output: Any, reached: Tensor | None) -> None:
         """Measures what the network returned, if a term is taken there."""
         users = [each.term for each in self.placed if OUTPUT in each.chosen]
         if not users:
             return
         key = OUTPUT, 0
-        rows = find_rows(OUTPUT, output, step.groups.rows)
+        loss = self._settings.loss if reached is None else None
+        found = predictions(output, step.groups.rows, loss, reached)
+        # The network's own memory goes to the loop, which may write into it.
+        rows = found.clone()
         step.fired = (*step.fired, key)
+        step.shapes[key] = rows.shape
         if any(term.tapped for term in users):
             _, step.parts[key], centre = tap(rows, step.groups)
             if centre is not None:
                 step.centres[key] = centre
         if not all(term.tapped for term in users):
-            step.activations[key], step.versions[key] = rows, Version(rows)
+            step.activations[key] = rows
+
+    def _check_ranks(self, step: Step) -> None:
+        """Checks that all ranks measure the same, before anything is summed."""
+        if not step.groups.centred:
+            return
+        sizes = {key_name(key): len(centre) for key, centre in step.centres.items()}
+        for key, activation in step.activations.items():
+            sizes[key_name(key)] = activation[0].numel()
+        if sizes != self._agreed:
+            ranks.check_same_layers(sizes)
+            self._agreed = sizes
 
     def _ratios(self, step: Step) -> Tensor:
         """The ratios of variances `[calls]` of the forward that ended."""
@@ -158,10 +176,6 @@ class Terms:
         stacked = torch.stack([each.to(parts[-1].device) for each in parts])
         if not step.groups.centred:
             return variance_ratio(stacked, step.groups)
-        sizes = {key_name(key): len(centre) for key, centre in step.centres.items()}
-        if sizes != self._agreed:
-            ranks.check_same_layers(sizes)
-            self._agreed = sizes
         return ranks.global_losses(stacked, list(step.centres.values()), step.groups)
 
     def _everywhere(self, step: Step, losses: Tensor) -> Tensor:
