@@ -378,7 +378,7 @@ def test_compiled_kept_activations_are_those_of_the_layer(batch, name, backend):
     criterion(torch.compile(net, backend=backend)(images), labels)
     (found,) = attachment.stats()["layers"].values()
     expected = literal_term(name, seen[0].detach(), labels, 2)
-    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=3e-7)
 
 
 class Returning(nn.Module):
@@ -416,7 +416,7 @@ def test_predictions_of_a_network_with_its_own_loss(batch, form):
     net(images, labels=labels)["loss"].mean().backward()
     (found,) = attachment.stats()["layers"].values()
     expected = oracle.jensen_shannon(net.logits.detach().unflatten(0, (2, 4)))
-    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=3e-7)
 
 
 @pytest.mark.parametrize("form", ["names", "classes", "pair"])
@@ -447,7 +447,7 @@ def test_predictions_for_a_criterion(batch, form, explicit):
         dai.criterion(net(images), labels).backward()
     (found,) = dai.stats()["layers"].values()
     expected = oracle.jensen_shannon(net.logits.detach().unflatten(0, (2, 4)))
-    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-7)
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=3e-7)
 
 
 @pytest.mark.parametrize(
