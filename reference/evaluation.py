@@ -8,7 +8,7 @@ from run import Run
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dai_plugin.measures.data import Transformations
+from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Normalization
 
 TOP = 5  # as torchvision has it; of more classes than these

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dai_plugin import Scheme, attach, invariance_scores, select_layers
-from dai_plugin.measures.data import Transformations
+from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.expand import mix_seed, transform
 from dai_plugin.views.normalization import Normalization
 

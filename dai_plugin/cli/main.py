@@ -21,7 +21,8 @@ from dai_plugin.cli.loading import (
 )
 from dai_plugin.cli.sources import load_scheme, with_values
 from dai_plugin.layers import select_layers
-from dai_plugin.measures.scores import activation_shapes, invariance_scores
+from dai_plugin.measures.scores import invariance_scores
+from dai_plugin.measures.taps import activation_shapes
 from dai_plugin.views.normalization import known_normalization
 
 

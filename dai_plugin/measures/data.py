@@ -1,7 +1,8 @@
-"""The images that scores are taken of: batches, and their transformed versions."""
+"""The images that measures are taken of: batches, their labels and names."""
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +10,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, RandomSampler
 
-from dai_plugin.views.composed import Composed
-from dai_plugin.views.expand import expand, mix_seed, transform
+from dai_plugin.measures.seen import Seen
 from dai_plugin.views.normalization import (
-    Normalization,
     Statistics,
     from_batch,
     known_normalization,
 )
-from dai_plugin.views.schemes import Scheme, Transform
 from dai_plugin.views.statistics import check_images
 
 logger = logging.getLogger("dai_plugin")
@@ -25,8 +23,41 @@ logger = logging.getLogger("dai_plugin")
 _BATCH = 128
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Prepared images, and what came with them.
+
+    Attributes:
+        images: `[B, C, H, W]` floats that carry the normalisation, on their device.
+        pixels: the same in [0, 1].
+        labels: `[B]` classes on the CPU, None if there are none.
+    """
+
+    images: Tensor
+    pixels: Tensor
+    labels: Tensor | None
+
+
 class Batches:
-    """Batches of normalised float images on their device, again and again."""
+    """Batches of normalised float images on their device, again and again.
+
+    Of a batch of the data, the first 4-D tensor is the images, the first integer tensor
+    of one number an image their labels, and as many strings as images their names.
+
+    Args:
+        base: the network, whose configuration may know the normalisation.
+        data: images `[N, C, H, W]`, or an iterable of batches.
+        mean: of the normalisation.
+        std: of the normalisation.
+        device: where the images go.
+        same: whether every pass has to give the same images in the same order.
+
+    Attributes:
+        normalization: what the images carry, None until the first are seen.
+        labels: of all images `[N]` after a pass, None if there are none.
+        names: of all images, None if there are none.
+        count: of the images.
+    """
 
     def __init__(
         self,
@@ -35,6 +66,7 @@ class Batches:
         mean: Statistics | None,
         std: Statistics | None,
         device: torch.device | str,
+        same: bool = False,
     ) -> None:
         if isinstance(data, Tensor):
             data = torch.split(data, _BATCH)
@@ -47,19 +79,46 @@ class Batches:
             logger.warning("the DataLoader shuffles: scores come in an unknown order")
         self._data, self._device = data, device
         self.normalization = known_normalization(base, mean, std)
+        self.labels: Tensor | None = None
+        self.names: list[str] | None = None
+        self.count = 0
+        self._seen = Seen() if same else None
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (batch.images for batch in self.batches())
+
+    def batches(self) -> Iterator[Batch]:
+        """One pass over the data.
+
+        Raises:
+            ValueError: there are no images, only some batches have labels, or (`same`)
+                the images are others than those of the pass before.
+        """
+        labels: list[Tensor | None] = []
+        names: list[str] = []
         count = 0
         for batch in self._data:
             leaves = pytree.tree_leaves(batch)
             found = [x for x in leaves if isinstance(x, Tensor) and x.dim() == 4]
             if not found:
                 raise ValueError("a batch of data holds no images [B, C, H, W]")
-            count += found[0].shape[0]
-            if found[0].shape[0]:
-                yield self._prepare(found[0].to(self._device))
+            rows = found[0].shape[0]
+            if not rows:
+                continue
+            images = self._prepare(found[0].to(self._device))
+            if self._seen is not None:
+                self._seen.take(images, count)
+            count += rows
+            labels.append(_labels(leaves, rows))
+            own = [leaf for leaf in leaves if isinstance(leaf, str)]
+            names += own if len(own) == rows else []
+            yield Batch(images, self.pixels(images), labels[-1])
         if not count:
             raise ValueError("data holds no images")
+        if self._seen is not None:
+            self._seen.finish(count)
+        self.labels, self.count = _together(labels), count
+        self.names = names if len(names) == count else None
 
     def _prepare(self, images: Tensor) -> Tensor:
         check_images(images)
@@ -75,62 +134,24 @@ class Batches:
         return images.float() * std + mean
 
 
-class Transformations:
-    """The transformed versions of one batch after another, image by image.
+def _labels(leaves: list[Any], rows: int) -> Tensor | None:
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.shape == (rows,) and _integer(leaf):
+            return leaf.detach().cpu().long()
+    return None
 
-    Args:
-        scheme: of the transformations.
-        count: of transformations of each image.
-        seed: of all.
-        rank: of this process, if several go through the batches in turn.
-        processes: how many do; all of them have batches of the same size.
-    """
 
-    def __init__(
-        self,
-        scheme: Scheme | Composed | Transform,
-        count: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.scheme, self.count, self.seed = scheme, count, seed
-        self.rank, self.processes, self.first = rank, processes, 0
-        # One stream a transformation, whose rows are taken in the order of the images.
-        self.generators = [
-            torch.Generator().manual_seed(mix_seed(seed, k)) for k in range(count)
-        ]
+def _integer(leaf: Tensor) -> bool:
+    return not (leaf.is_floating_point() or leaf.is_complex()) and (
+        leaf.dtype != torch.bool
+    )
 
-    def __call__(
-        self, images: Tensor, normalization: Normalization
-    ) -> Iterator[Tensor]:
-        """The next batch, transformed in one way after another."""
-        for k in range(self.count):
-            yield self._transformed(images, k, normalization)
-        self.first += images.shape[0] * self.processes
 
-    def _transformed(self, images: Tensor, k: int, known: Normalization) -> Tensor:
-        count = images.shape[0]
-        before = self.rank * count  # images of the other processes' batches
-        if isinstance(self.scheme, Scheme):
-            everywhere = self.scheme.draw(
-                count * self.processes, generator=self.generators[k]
-            )
-            drawn = {
-                name: values[before : before + count].to(images.device)
-                for name, values in everywhere.items()
-            }
-            out = torch.empty_like(images)[None]
-            return transform(images, self.scheme, drawn, known, out=out)[0]
-        rows = [
-            expand(
-                image[None],
-                1,
-                self.scheme,
-                first_view="augmented",
-                normalization=known,
-                seed=mix_seed(self.seed, self.first + before + i, k),
-            )
-            for i, image in enumerate(images)
-        ]
-        return torch.cat(rows)
+def _together(labels: list[Tensor | None]) -> Tensor | None:
+    given = [each for each in labels if each is not None]
+    if given and len(given) < len(labels):
+        raise ValueError(
+            f"{len(given)} of {len(labels)} batches hold labels [B]; give them with "
+            "all batches, or with none"
+        )
+    return torch.cat(given) if given else None

@@ -9,24 +9,22 @@ two passes over the data and O(D) memory a layer suffice: one for m, one for dis
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dai_plugin.layers import Layers, select_layers, unwrap
-from dai_plugin.losses.tap import Version
-from dai_plugin.losses.weights import Key, key_name
-from dai_plugin.measures.data import Batches, Transformations
-from dai_plugin.training.hooks import LayerHooks, find_rows
+from dai_plugin.measures.data import Batch, Batches
+from dai_plugin.measures.passes import PIXELS, first_pass, second_pass
+from dai_plugin.measures.taps import Taps
+from dai_plugin.measures.versions import Transformations, Version
+from dai_plugin.views.composed import Composed
 from dai_plugin.views.normalization import Statistics
-from dai_plugin.views.schemes import AnyScheme, Given, find_scheme
+from dai_plugin.views.schemes import AnyScheme, Given, Scheme, Transform, find_scheme
 
 logger = logging.getLogger("dai_plugin")
-
-Visit = Callable[[str, Tensor], None]
 
 
 def invariance_scores(
@@ -70,43 +68,69 @@ def invariance_scores(
             "given".
         KeyError: a layer does not exist.
     """
-    if num_transforms < 1:
-        raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
-    base, scheme = unwrap(model), find_scheme(scheme)
-    if isinstance(scheme, Given):
-        raise ValueError(
-            'scheme="given" takes the views of a training batch; scores need a scheme '
-            'that makes them: "halved", "randaugment", or the loader\'s own transform'
-        )
-    device = device or next((p.device for p in base.parameters()), "cpu")
-    batches = Batches(base, data, mean, std, device)
-    taps = _Taps(base, select_layers(base, layers))
-    with _evaluation(base), torch.no_grad():
-        means = _means(model, batches, taps)
-        draws = Transformations(scheme, num_transforms, seed)
-        distances: dict[str, list[Tensor]] = {}
-        for name, rows in _stream(model, batches, taps, means, draws):
-            distances.setdefault(name, []).append(rows)
-    scores = {name: _scores(torch.cat(rows)) for name, rows in distances.items()}
-    if any(values.isnan().any() for values in scores.values()):
-        logger.warning("scores are NaN where all images have the same activations")
-    return scores
-
-
-def activation_shapes(
-    model: nn.Module, layers: Layers, example: Tensor
-) -> dict[str, list[int]]:
-    """Shapes of the chosen activations for an example batch, as the layers fire."""
     base = unwrap(model)
-    shapes: dict[str, list[int]] = {}
-    with _evaluation(base), torch.no_grad():
-        _Taps(base, select_layers(base, layers)).run(
-            model, example, lambda name, a: shapes.update({name: list(a.shape)})
-        )
-    return shapes
+    known = scheme_of_versions(scheme, num_transforms)
+    batches = Batches(base, data, mean, std, device or device_of(base))
+    scores = Scores([PIXELS, *select_layers(base, layers)])
+    taps = Taps(model, scores.layers[1:])
+    first_pass(taps, batches, [scores])
+    transformations = Transformations(known, num_transforms, seed)
+    second_pass(taps, batches, transformations, [scores])
+    return scores.tables()["score"]
 
 
-class _Mean:
+class Scores:
+    """Takes the scores of layers while the network runs; an `Observer`."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = layers
+        self._means: dict[str, Mean] = {}
+        self._columns: dict[str, list[Tensor]] = {}
+        self._rows: dict[str, list[Tensor]] = {}
+
+    def first(self, name: str, activation: Tensor, batch: Batch) -> None:
+        """Takes part in the mean of all images."""
+        rows = flat(activation)
+        if name not in self._means:
+            self._means[name] = Mean(rows[0].clone())
+        self._means[name].update(rows)
+
+    def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
+        """Takes the distances from the mean."""
+        self._columns[name] = [distances(flat(activation), self._means[name].value())]
+
+    def version(
+        self, name: str, activation: Tensor, clean: Tensor, version: Version
+    ) -> None:
+        """Takes the distances from the images."""
+        self._columns[name].append(distances(flat(activation), flat(clean)))
+
+    def ended(self, batch: Batch) -> None:
+        """Keeps the squared distances `[B, 1 + T]`, in float64."""
+        for name, columns in self._columns.items():
+            squares = torch.stack(columns, 1).double().square()
+            self._rows.setdefault(name, []).append(squares)
+
+    def last(self, name: str) -> Tensor:
+        """Distances `[B]` that were taken last."""
+        return self._columns[name][-1]
+
+    def relative(self, name: str, others: Tensor) -> Tensor:
+        """Scores `[N, T]` of other squared distances `[N, T]`."""
+        return relative(torch.cat(self._rows[name])[:, 0], others)
+
+    def tables(self) -> dict[str, dict[str, Tensor]]:
+        """The scores `[N, T]` of each layer."""
+        rows = {name: torch.cat(parts) for name, parts in self._rows.items()}
+        scores = {
+            name: relative(all_[:, 0], all_[:, 1:]) for name, all_ in rows.items()
+        }
+        if any(values.isnan().any() for values in scores.values()):
+            logger.warning("scores are NaN where all images have the same activations")
+        return {"score": scores}
+
+
+class Mean:
     """Mean of rows that come in batches.
 
     The first row is taken from all: exact for near values, and zero for equal ones.
@@ -116,130 +140,65 @@ class _Mean:
         self.first = first
         self.total = torch.zeros_like(first, dtype=torch.float64)
         self.count = 0
+        self._value: Tensor | None = None
 
     def update(self, rows: Tensor) -> None:
         """Takes `[n, D]` rows."""
         self.total += (rows - self.first).sum(0)
         self.count += len(rows)
+        self._value = None
 
     def value(self) -> Tensor:
         """The mean `[D]` in float32."""
-        return (self.first + self.total / self.count).float()
+        if self._value is None:
+            self._value = (self.first + self.total / self.count).float()
+        return self._value
 
 
-class _Taps:
-    """Shows the activations of the layers to a visitor while the network runs."""
+def scheme_of_versions(
+    scheme: str | AnyScheme, num_transforms: int
+) -> Scheme | Composed | Transform:
+    """The scheme that makes so many versions of each image.
 
-    def __init__(self, base: nn.Module, names: list[str]) -> None:
-        self.base, self.names = base, names
-        self.overwritten: set[str] = set()
-        self._watch = True
-
-    def run(self, model: nn.Module, images: Tensor, visit: Visit) -> None:
-        """Runs the network; `visit(name, activation)` sees each layer as it fires."""
-        seen: dict[Key, Version] = {}
-
-        def note(name: str, output: Any) -> None:
-            key = name, sum(layer == name for layer, _ in seen)
-            activation = find_rows(name, output, images.shape[0])
-            seen[key] = Version(activation)
-            visit(key_name(key), activation)
-
-        hooks = LayerHooks(self.base, self.names)
-        hooks.visit = note
-        try:
-            model(images)
-        finally:
-            hooks.remove()
-        if self._watch:  # the first run tells which activations do not last
-            self.overwritten = {key_name(k) for k, v in seen.items() if v.changed()}
-            self._watch = False
-
-
-def _means(model: nn.Module, batches: Batches, taps: _Taps) -> dict[str, Tensor]:
-    means: dict[str, _Mean] = {}
-
-    def visit(name: str, activation: Tensor) -> None:
-        rows = _rows(activation)
-        if name not in means:
-            means[name] = _Mean(rows[0].clone())
-        means[name].update(rows)
-
-    for images in batches:
-        visit("input", batches.pixels(images))
-        taps.run(model, images, visit)
-    return {name: mean.value() for name, mean in means.items()}
-
-
-def _stream(
-    model: nn.Module,
-    batches: Batches,
-    taps: _Taps,
-    means: dict[str, Tensor],
-    draws: Transformations,
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and squared distances `[B, 1 + T]`, in float64, of each batch and layer.
-
-    The first is the distance from the mean of all images, the others those from the
-    transformed versions.
+    Raises:
+        ValueError: `num_transforms < 1`, or the scheme makes none.
     """
-    for images in batches:
-        clean: dict[str, Tensor] = {}
-        distances: dict[str, list[Tensor]] = {}
-
-        def keep(
-            name: str,
-            activation: Tensor,
-            clean: dict[str, Tensor] = clean,
-            distances: dict[str, list[Tensor]] = distances,
-        ) -> None:
-            distances[name] = [_distances(_rows(activation), means[name])]
-            spoiled = name in taps.overwritten
-            clean[name] = activation.clone() if spoiled else activation
-
-        def compare(
-            name: str,
-            activation: Tensor,
-            clean: dict[str, Tensor] = clean,
-            distances: dict[str, list[Tensor]] = distances,
-        ) -> None:
-            rows, others = _rows(activation), _rows(clean[name])
-            distances[name].append(_distances(rows, others))
-
-        keep("input", batches.pixels(images))
-        taps.run(model, images, keep)
-        assert batches.normalization is not None
-        for transformed in draws(images, batches.normalization):
-            compare("input", batches.pixels(transformed))
-            taps.run(model, transformed, compare)
-        for name, columns in distances.items():
-            yield name, torch.stack(columns, 1).double().square()
+    if num_transforms < 1:
+        raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
+    found = find_scheme(scheme)
+    if isinstance(found, Given):
+        raise ValueError(
+            'scheme="given" takes the views of a training batch; scores need a scheme '
+            'that makes them: "halved", "randaugment", or the loader\'s own transform'
+        )
+    return found
 
 
-def _scores(distances: Tensor) -> Tensor:
-    """Scores `[N, T]` of squared distances `[N, 1 + T]`, the first from the mean."""
-    away = distances[:, :1] + distances[:, 0].mean()
+def device_of(base: nn.Module) -> torch.device | str:
+    """The device of the network's weights."""
+    return next((p.device for p in base.parameters()), "cpu")
+
+
+def relative(from_mean: Tensor, squares: Tensor) -> Tensor:
+    """Scores `[N, T]`, in float32 on the CPU.
+
+    Args:
+        from_mean: squared distances `[N]` from the mean of all images.
+        squares: squared distances `[N, T]` that are told as a part of those between
+            images.
+    """
+    away = (from_mean + from_mean.mean())[:, None]
     away = torch.where(away > 0, away, torch.nan)
-    return (1 - distances[:, 1:] / away).float().cpu()
+    return (1 - squares / away).float().cpu()
 
 
-def _rows(activation: Tensor) -> Tensor:
+def flat(activation: Tensor) -> Tensor:
+    """Rows `[B, D]` in float32."""
     # Not in storage order, in which one batch may differ from the next.
     return activation.flatten(1).float()
 
 
-def _distances(rows: Tensor, others: Tensor) -> Tensor:
+def distances(rows: Tensor, others: Tensor) -> Tensor:
     """Distance `[n]` of each row from its counterpart, or from one for all."""
-    distances: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
-    return distances
-
-
-@contextmanager
-def _evaluation(base: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in base.modules()}
-    base.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    found: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
+    return found

@@ -1,0 +1,82 @@
+"""The network runs, and its layers are seen as they fire."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.losses.tap import Version
+from dai_plugin.losses.weights import Key, key_name
+from dai_plugin.training.hooks import LayerHooks, find_rows
+
+Visit = Callable[[Key, Tensor], None]
+
+
+class Taps:
+    """Shows the activations of the layers to a visitor while the network runs.
+
+    Args:
+        model: the network, wrapped or not.
+        names: of the layers.
+
+    Attributes:
+        overwritten: calls whose activation a later operation writes to, known after the
+            first run.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self.model, self.base, self.names = model, unwrap(model), list(names)
+        self.overwritten: set[Key] = set()
+        self._watch = True
+
+    def run(self, images: Tensor, visit: Visit) -> None:
+        """Runs the network; `visit(key, activation)` sees each layer as it fires.
+
+        The key is the layer's name and the number of its call.
+        """
+        seen: dict[Key, Version] = {}
+
+        def note(name: str, output: Any) -> None:
+            key = name, sum(layer == name for layer, _ in seen)
+            activation = find_rows(name, output, images.shape[0])
+            seen[key] = Version(activation)
+            visit(key, activation)
+
+        hooks = LayerHooks(self.base, self.names)
+        hooks.visit = note
+        try:
+            self.model(images)
+        finally:
+            hooks.remove()
+        if self._watch:  # the first run tells which activations do not last
+            self.overwritten = {key for key, v in seen.items() if v.changed()}
+            self._watch = False
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module is as it was."""
+    base = unwrap(model)
+    modes = {module: module.training for module in base.modules()}
+    base.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def activation_shapes(
+    model: nn.Module, layers: Layers, example: Tensor
+) -> dict[str, list[int]]:
+    """Shapes of the chosen activations for an example batch, as the layers fire."""
+    shapes: dict[str, list[int]] = {}
+    with evaluation(model):
+        Taps(model, select_layers(unwrap(model), layers)).run(
+            example, lambda key, a: shapes.update({key_name(key): list(a.shape)})
+        )
+    return shapes
