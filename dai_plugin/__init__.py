@@ -9,6 +9,8 @@ from dai_plugin.layers import select_layers
 from dai_plugin.losses.ratio import class_invariance_loss, invariance_loss
 from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import layer_weights
+from dai_plugin.measures.measure import measure
+from dai_plugin.measures.results import Measures
 from dai_plugin.measures.scores import invariance_scores
 from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
@@ -25,6 +27,7 @@ __all__ = [
     "AutoAugment",
     "Check",
     "DataAugmentationInvariance",
+    "Measures",
     "RandAugment",
     "Scheme",
     "Settings",
@@ -38,6 +41,7 @@ __all__ = [
     "invariance_loss",
     "invariance_scores",
     "layer_weights",
+    "measure",
     "schedules",
     "select_layers",
 ]

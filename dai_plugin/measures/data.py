@@ -28,11 +28,13 @@ class Batch:
     """Prepared images, and what came with them.
 
     Attributes:
+        start: images before it.
         images: `[B, C, H, W]` floats that carry the normalisation, on their device.
         pixels: the same in [0, 1].
         labels: `[B]` classes on the CPU, None if there are none.
     """
 
+    start: int
     images: Tensor
     pixels: Tensor
     labels: Tensor | None
@@ -57,6 +59,7 @@ class Batches:
         labels: of all images `[N]` after a pass, None if there are none.
         names: of all images, None if there are none.
         count: of the images.
+        size: `[C, H, W]` of the last image.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Batches:
         self.normalization = known_normalization(base, mean, std)
         self.labels: Tensor | None = None
         self.names: list[str] | None = None
-        self.count = 0
+        self.count, self.size = 0, [0, 0, 0]
         self._seen = Seen() if same else None
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -108,11 +111,11 @@ class Batches:
             images = self._prepare(found[0].to(self._device))
             if self._seen is not None:
                 self._seen.take(images, count)
-            count += rows
             labels.append(_labels(leaves, rows))
             own = [leaf for leaf in leaves if isinstance(leaf, str)]
             names += own if len(own) == rows else []
-            yield Batch(images, self.pixels(images), labels[-1])
+            yield Batch(count, images, self.pixels(images), labels[-1])
+            count, self.size = count + rows, list(images.shape[1:])
         if not count:
             raise ValueError("data holds no images")
         if self._seen is not None:

@@ -5,7 +5,7 @@ second each image and its versions. An observer takes numbers meanwhile: a group
 measures is one. Activations are kept for the batch alone that runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -13,11 +13,19 @@ from torch import Tensor
 from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batch, Batches
 from dai_plugin.measures.taps import Taps, evaluation
-from dai_plugin.measures.versions import Transformations, Version
+from dai_plugin.measures.versions import Version
+from dai_plugin.views.normalization import Normalization
 
 PIXELS = "input"  # the layer before all others
 
 Tables = dict[str, dict[str, Tensor]]
+
+
+class Source(Protocol):
+    """What makes versions of images: transformations, corruptions, attacks."""
+
+    def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
+        """Versions of one batch after another, as many of each."""
 
 
 class Observer(Protocol):
@@ -68,13 +76,13 @@ def first_pass(taps: Taps, batches: Batches, observers: Sequence[Observer]) -> N
 def second_pass(
     taps: Taps,
     batches: Batches,
-    transformations: Transformations,
+    source: Source,
     observers: Sequence[Observer],
 ) -> None:
     """The network sees each image and its versions."""
     with evaluation(taps.model):
         for batch in batches.batches():
-            _second(taps, batches, batch, transformations, observers)
+            _second(taps, batches, batch, source, observers)
             for observer in observers:
                 observer.ended(batch)
 
@@ -83,7 +91,7 @@ def _second(
     taps: Taps,
     batches: Batches,
     batch: Batch,
-    transformations: Transformations,
+    source: Source,
     observers: Sequence[Observer],
 ) -> None:
     kept: dict[Key, Tensor] = {}
@@ -96,7 +104,7 @@ def _second(
 
     _run(taps, batch.images, batch.pixels, keep)
     assert batches.normalization is not None
-    for version in transformations.versions(batch.images, batches.normalization):
+    for version in source.versions(batch, batches.normalization):
 
         def compare(key: Key, activation: Tensor, version: Version = version) -> None:
             for each in _of(observers, key):

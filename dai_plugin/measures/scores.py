@@ -16,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.measures.columns import Columns
 from dai_plugin.measures.data import Batch, Batches
-from dai_plugin.measures.passes import PIXELS, first_pass, second_pass
+from dai_plugin.measures.passes import PIXELS, Tables, first_pass, second_pass
 from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.versions import Transformations, Version
 from dai_plugin.views.composed import Composed
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme, Given, Scheme, Transform, find_scheme
+
+_CACHED = 2**17  # numbers
 
 logger = logging.getLogger("dai_plugin")
 
@@ -85,8 +88,7 @@ class Scores:
     def __init__(self, layers: Sequence[str]) -> None:
         self.layers = layers
         self._means: dict[str, Mean] = {}
-        self._columns: dict[str, list[Tensor]] = {}
-        self._rows: dict[str, list[Tensor]] = {}
+        self._squares = Columns()
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes part in the mean of all images."""
@@ -96,34 +98,32 @@ class Scores:
         self._means[name].update(rows)
 
     def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
-        """Takes the distances from the mean."""
-        self._columns[name] = [distances(flat(activation), self._means[name].value())]
+        """Takes the squared distances from the mean."""
+        self._squares.add(name, squares(flat(activation), self._means[name].value()))
 
     def version(
         self, name: str, activation: Tensor, clean: Tensor, version: Version
     ) -> None:
-        """Takes the distances from the images."""
-        self._columns[name].append(distances(flat(activation), flat(clean)))
+        """Takes the squared distances from the images."""
+        self._squares.add(name, squares(flat(activation), flat(clean)))
 
     def ended(self, batch: Batch) -> None:
-        """Keeps the squared distances `[B, 1 + T]`, in float64."""
-        for name, columns in self._columns.items():
-            squares = torch.stack(columns, 1).double().square()
-            self._rows.setdefault(name, []).append(squares)
+        """Ends the batch."""
+        self._squares.end()
 
     def last(self, name: str) -> Tensor:
-        """Distances `[B]` that were taken last."""
-        return self._columns[name][-1]
+        """Squared distances `[B]` that were taken last."""
+        return self._squares.last(name)
 
     def relative(self, name: str, others: Tensor) -> Tensor:
         """Scores `[N, T]` of other squared distances `[N, T]`."""
-        return relative(torch.cat(self._rows[name])[:, 0], others)
+        return relative(self._squares.values(name)[:, 0], others)
 
-    def tables(self) -> dict[str, dict[str, Tensor]]:
-        """The scores `[N, T]` of each layer."""
-        rows = {name: torch.cat(parts) for name, parts in self._rows.items()}
+    def tables(self) -> Tables:
+        """The scores `[N, T]` of each layer, as they fire."""
         scores = {
-            name: relative(all_[:, 0], all_[:, 1:]) for name, all_ in rows.items()
+            name: self.relative(name, self._squares.values(name)[:, 1:])
+            for name in self._squares.names()
         }
         if any(values.isnan().any() for values in scores.values()):
             logger.warning("scores are NaN where all images have the same activations")
@@ -179,17 +179,17 @@ def device_of(base: nn.Module) -> torch.device | str:
     return next((p.device for p in base.parameters()), "cpu")
 
 
-def relative(from_mean: Tensor, squares: Tensor) -> Tensor:
-    """Scores `[N, T]`, in float32 on the CPU.
+def relative(from_mean: Tensor, apart: Tensor) -> Tensor:
+    """Scores `[N, T]`, in float32.
 
     Args:
         from_mean: squared distances `[N]` from the mean of all images.
-        squares: squared distances `[N, T]` that are told as a part of those between
+        apart: squared distances `[N, T]` that are told as a part of those between
             images.
     """
     away = (from_mean + from_mean.mean())[:, None]
     away = torch.where(away > 0, away, torch.nan)
-    return (1 - squares / away).float().cpu()
+    return (1 - apart / away).float()
 
 
 def flat(activation: Tensor) -> Tensor:
@@ -198,7 +198,12 @@ def flat(activation: Tensor) -> Tensor:
     return activation.flatten(1).float()
 
 
-def distances(rows: Tensor, others: Tensor) -> Tensor:
-    """Distance `[n]` of each row from its counterpart, or from one for all."""
-    found: Tensor = torch.linalg.vector_norm(rows - others, dim=1)
-    return found
+def squares(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distance `[n]` of each row from its counterpart, or from one for all."""
+    at_once = len(rows)
+    if rows.device.type == "cpu":  # so many that their differences stay in its cache
+        at_once = max(1, _CACHED // rows.shape[1])
+    others = others.expand_as(rows)
+    parts = zip(*(torch.split(x, at_once) for x in (rows, others)), strict=True)
+    distances = [torch.linalg.vector_norm(a - b, dim=1) for a, b in parts]
+    return torch.cat(distances).double().square()

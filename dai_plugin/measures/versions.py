@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dai_plugin.measures.data import Batch
 from dai_plugin.views.composed import Composed
 from dai_plugin.views.expand import expand, mix_seed, transform
 from dai_plugin.views.normalization import Normalization
@@ -60,14 +61,15 @@ class Transformations:
         self, images: Tensor, normalization: Normalization
     ) -> Iterator[Tensor]:
         """The next batch, transformed in one way after another."""
-        return (version.images for version in self.versions(images, normalization))
+        return (version.images for version in self._versions(images, normalization))
 
-    def versions(
-        self, images: Tensor, normalization: Normalization
-    ) -> Iterator[Version]:
+    def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """The same, with the parameters that were drawn."""
+        return self._versions(batch.images, known)
+
+    def _versions(self, images: Tensor, known: Normalization) -> Iterator[Version]:
         for k in range(self.count):
-            yield self._transformed(images, k, normalization)
+            yield self._transformed(images, k, known)
         self.first += images.shape[0] * self.processes
 
     def _transformed(self, images: Tensor, k: int, known: Normalization) -> Version:

@@ -1,0 +1,202 @@
+"""Measures of the layers: how far their activations follow a transformation.
+
+Scores, cosines and equivariance are taken of all features, the rest of a sample of
+them (`units.py`). docs/measures.md has the formulas.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dai_plugin.measures.classes import ClassScores
+from dai_plugin.measures.columns import Columns
+from dai_plugin.measures.data import Batch
+from dai_plugin.measures.passes import Tables
+from dai_plugin.measures.scores import Mean, Scores, flat, squares
+from dai_plugin.measures.units import (
+    Firing,
+    NormalizedVariance,
+    Spectrum,
+    Thinned,
+    choose,
+)
+from dai_plugin.measures.versions import Version
+from dai_plugin.views.schemes import Scheme
+from dai_plugin.views.warp import warp
+
+# Moving the maps costs as much as a small network: of more images, every s-th is taken.
+MAPS = 1024
+
+
+class LayerMeasures:
+    """Takes the measures of layers while the network runs; an `Observer`.
+
+    Args:
+        layers: as in `Observer`.
+        units: features of a layer of which the statistics of single ones are taken.
+        seed: of their choice.
+    """
+
+    def __init__(self, layers: Sequence[str], units: int, seed: int) -> None:
+        self.layers = layers
+        self._scores = Scores(layers)
+        self._most, self._seed = units, seed
+        self._units: dict[str, Units] = {}
+        self._lengths: dict[str, Tensor] = {}
+        self._cosines, self._moved = Columns(), Columns()
+        self._count = 0
+        self._followed = slice(0)
+
+    def first(self, name: str, activation: Tensor, batch: Batch) -> None:
+        """Takes part in the means."""
+        self._count = batch.start + len(activation)
+        self._scores.first(name, activation, batch)
+        rows = flat(activation)
+        if name not in self._units:
+            chosen = choose(rows.shape[1], self._most, self._seed)
+            self._units[name] = Units(chosen.to(rows.device))
+        self._units[name].first(rows, batch.labels)
+
+    def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
+        """Takes what the versions are compared with."""
+        step = -(-self._count // MAPS)
+        self._followed = slice(-batch.start % step, None, step)
+        self._scores.clean(name, activation, batch)
+        rows = flat(activation)
+        self._units[name].take(rows)
+        self._lengths[name] = torch.linalg.vector_norm(rows, dim=1).double()
+
+    def version(
+        self, name: str, activation: Tensor, clean: Tensor, version: Version
+    ) -> None:
+        """Compares a version with the images."""
+        self._scores.version(name, activation, clean, version)
+        rows = flat(activation)
+        self._units[name].take(rows)
+        lengths = torch.linalg.vector_norm(rows, dim=1).double()
+        apart = self._scores.last(name)
+        self._cosines.add(name, cosine(apart, self._lengths[name], lengths))
+        moved = follow(clean, version, self._followed)
+        if moved is not None:
+            column = torch.full_like(apart, torch.nan)
+            column[self._followed] = squares(rows[self._followed], flat(moved))
+            self._moved.add(name, column)
+
+    def ended(self, batch: Batch) -> None:
+        """Ends the batch."""
+        self._scores.ended(batch)
+        self._cosines.end()
+        self._moved.end()
+        for units in self._units.values():
+            units.ended(batch.labels)
+
+    def tables(self) -> Tables:
+        """Measures by name and layer: `[N, T]`, `[N]` ("class_score"), or a number."""
+        found = self._scores.tables()
+        cosines, moved = self._cosines, self._moved
+        found["cosine"] = {n: cosines.values(n).float() for n in cosines.names()}
+        found["equivariance"] = {
+            n: self._scores.relative(n, moved.values(n)) for n in moved.names()
+        }
+        for name in found["score"]:
+            for measure, value in self._units[name].values().items():
+                found.setdefault(measure, {})[name] = value
+        return found
+
+
+class Units:
+    """The statistics of some features of a layer, the same ones in both passes."""
+
+    def __init__(self, chosen: Tensor) -> None:
+        self._chosen = chosen
+        self._mean: Mean | None = None
+        self._sample: Thinned = Thinned()
+        self._classes = ClassScores()
+        self._versions: list[Tensor] = []
+        self._taken: tuple[Firing, NormalizedVariance, Spectrum] | None = None
+
+    def first(self, rows: Tensor, labels: Tensor | None) -> None:
+        """Takes all features `[B, D]` of images in the first pass."""
+        values = rows[:, self._chosen]
+        self._mean = self._mean or Mean(values[0].clone())
+        self._mean.update(values)
+        self._sample.update(values)
+        self._classes.first(values, labels)
+
+    def take(self, rows: Tensor) -> None:
+        """Takes all features `[B, D]` of the images, then of one version each."""
+        self._versions.append(rows[:, self._chosen])
+
+    def ended(self, labels: Tensor | None) -> None:
+        """Ends the batch in the second pass."""
+        assert self._mean is not None
+        versions, self._versions = torch.stack(self._versions), []
+        mean = self._mean.value()
+        if self._taken is None:
+            units = len(self._chosen)
+            self._taken = (
+                Firing(self._sample.rows()),
+                NormalizedVariance(mean),
+                Spectrum(units, versions.device),
+            )
+        firing, variance, spectrum = self._taken
+        centred = versions[0].double() - mean
+        firing.update(versions)
+        variance.update(versions)
+        spectrum.update(centred)
+        self._classes.take(versions[0], centred.square().sum(1), labels)
+
+    def values(self) -> dict[str, Tensor]:
+        """Each measure's number, of "class_score" those of the images `[N]`."""
+        assert self._taken is not None
+        firing, variance, spectrum = self._taken
+        share, rank = spectrum.values()
+        found = {
+            "normalized_variance": variance.value(),
+            "firing": firing.value(),
+            "first_component": share,
+            "effective_rank": rank,
+        }
+        scores = self._classes.values()
+        if scores is not None:
+            found["class_score"] = scores
+        return {name: value.float().cpu() for name, value in found.items()}
+
+
+def cosine(apart: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Cosines `[B]`, from squared distances and lengths; NaN where a length is 0.
+
+    Exact for vectors that are nearly the same, of which the product is not.
+    """
+    return 1 - (apart - (one - other).square()) / (2 * one * other)
+
+
+def follow(maps: Tensor, version: Version, some: slice) -> Tensor | None:
+    """Some maps of `[B, C, h, w]`, moved as their images were; else None.
+
+    None where the scheme tells no matrices, or the activations are no maps: sides in
+    the proportion of the images', to a pixel.
+    """
+    scheme, drawn = version.scheme, version.drawn
+    height, width = version.images.shape[2:]
+    if drawn is None or not isinstance(scheme, Scheme) or maps.dim() != 4:
+        return None
+    rows, columns = maps.shape[2:]
+    if abs(rows * width - columns * height) > max(height, width):
+        return None
+    maps = maps[some].float()
+    if not (len(maps) and scheme.geometric):
+        return maps
+    drawn = {name: values[some] for name, values in drawn.items()}
+    matrices = scheme.matrix(drawn, height, width)
+    smaller = _scaling(rows / height, columns / width).to(matrices.device)
+    larger = _scaling(height / rows, width / columns).to(matrices.device)
+    return warp(maps, smaller @ matrices @ larger)[0]
+
+
+def _scaling(down: float, across: float) -> Tensor:
+    """From pixels to those of another size, both counted from the top left."""
+    return torch.tensor(
+        [[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]]
+    )
