@@ -1,4 +1,4 @@
-"""Time and memory of invariance scores, beside the bare forward passes they need.
+"""Time and memory of scores and of all measures, beside the bare forward passes.
 
 python benchmarks/scores.py --output benchmarks/results
 """
@@ -24,6 +24,8 @@ def case(images: int, device: torch.device, rounds: int) -> dict:
     """Scores of that many images of 32 x 32, All-CNN at quarter width."""
     model = models.build("allcnn", num_classes=10, width=0.25).to(device).eval()
     data = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(10, (images,))
+    labelled = list(zip(data.split(BATCH), labels.split(BATCH), strict=True))
     ready = data[:BATCH].to(device).float().div(255)
     batches = -(-images // BATCH)
 
@@ -38,7 +40,16 @@ def case(images: int, device: torch.device, rounds: int) -> dict:
             model, data, num_transforms=TRANSFORMS, mean=0.0, std=1.0
         )
 
-    arms = {"bare forward passes": bare, "invariance_scores": scores}
+    def measures() -> None:
+        dai_plugin.measure(
+            model, labelled, num_transforms=TRANSFORMS, mean=0.0, std=1.0
+        )
+
+    arms = {
+        "bare forward passes": bare,
+        "invariance_scores": scores,
+        "measure": measures,
+    }
     warmup = int(images < 5000)  # a long round needs none
     seconds = timing.compare(arms, "bare forward passes", device, rounds, warmup=warmup)
     return {

@@ -7,7 +7,7 @@ import torch
 from conftest import SmallNet
 from torch import nn
 
-from dai_plugin import DataAugmentationInvariance, attach
+from dai_plugin import DataAugmentationInvariance, attach, measure
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs an NVIDIA GPU"
@@ -90,3 +90,21 @@ def test_network_loss_and_backward_are_captured_in_a_graph(gpu):
         captured = step()
     graph.replay()
     torch.testing.assert_close(captured, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_measures_agree_with_the_cpu(gpu):
+    """Tables of both groups, on the same images."""
+    net, images, targets = gpu
+    images = torch.cat([images, images.flip(3), 1 - images])
+    data = list(zip(images.split(5), targets.repeat(3).split(5), strict=True))
+    options = {"mean": 0.0, "std": 1.0}
+    one = measure(net, data, **options).tables
+    cpu = [(x.cpu(), y.cpu()) for x, y in data]
+    other = measure(copy.deepcopy(net).cpu(), cpu, **options).tables
+    for group, tables in one.items():
+        for name, places in tables.items():
+            for place, table in places.items():
+                expected = other[group][name][place].double()
+                torch.testing.assert_close(
+                    table.double(), expected, atol=1e-3, rtol=1e-3, equal_nan=True
+                )

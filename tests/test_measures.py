@@ -1,18 +1,18 @@
 """Every measure agrees with its formula written out, and depends on nothing else."""
 
 import random
+import weakref
 
 import oracle
 import oracle_measures as literal
 import pytest
 import torch
-from conftest import SmallNet
 from torch import nn
 
 import dai_plugin
 from dai_plugin import Scheme, measure
 from dai_plugin.measures.data import Batch
-from dai_plugin.measures.units import choose
+from dai_plugin.measures.units import Thinned, choose
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Normalization
 
@@ -343,10 +343,40 @@ def test_data_that_changes_between_the_passes_is_found_out(net, change):
         measure(net, Restless(images, change), **PIXELS)
 
 
-def test_small_net_of_the_tests_is_measured_whole():
-    """Names of places are those of the layers; depth follows the network."""
-    found = measure(SmallNet(), torch.rand(7, 3, 12, 12), **PIXELS)
+def test_names_of_places_are_those_of_the_layers(net):
+    """Depth follows the network, pixels first."""
+    found = measure(net, torch.rand(7, 3, 12, 12), **PIXELS)
     assert [row["depth"] for row in found.rows()][:3] == [0, 1, 2]
     assert {row["place"] for row in found.rows()} == {
         "input", "features.2", "features.4", "output"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 50])
+def test_rows_are_thinned_evenly(batch):
+    """Every 2^k-th of all, whatever the batches are."""
+    rows = torch.arange(50.0)[:, None]
+    thinned = Thinned(most=8)
+    for part in rows.split(batch):
+        thinned.update(part)
+    assert torch.equal(thinned.rows(), rows[::8])
+
+
+def test_memory_of_the_layers_does_not_grow_with_the_images(net):
+    """What is kept for each image is its numbers."""
+
+    class Long:
+        def __init__(self):
+            self.alive = []
+
+        def __iter__(self):
+            generator = torch.Generator().manual_seed(0)
+            for _ in range(20):
+                images = torch.rand(4, 3, 12, 12, generator=generator)
+                self.alive.append(weakref.ref(images))
+                yield images
+
+    data = Long()
+    measure(net, data, measures="layers", num_transforms=1, **PIXELS)
+    assert len(data.alive) == 40
+    assert sum(ref() is not None for ref in data.alive) <= 1

@@ -44,8 +44,9 @@ def test_python_snippets_run(loader):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_of_the_pages_run(page, loader):
+def test_snippets_of_the_pages_run(page, loader, tmp_path, monkeypatch):
     """In the order of a page, each that attaches on a fresh model of the reader's."""
+    monkeypatch.chdir(tmp_path)
     names = {"dai_plugin": dai_plugin, "attach": dai_plugin.attach}
     images, targets = next(iter(loader))
     names["loader_of_views"] = [((images, images), targets)]
