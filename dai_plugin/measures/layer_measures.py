@@ -26,7 +26,7 @@ from dai_plugin.views.schemes import Scheme
 from dai_plugin.views.warp import warp
 
 # Moving the maps costs as much as a small network: of more images, every s-th is taken.
-MAPS = 1024
+MAPS = 512
 
 
 class LayerMeasures:
@@ -118,7 +118,7 @@ class Units:
 
     def first(self, rows: Tensor, labels: Tensor | None) -> None:
         """Takes all features `[B, D]` of images in the first pass."""
-        values = rows[:, self._chosen]
+        values = rows.index_select(1, self._chosen)
         self._mean = self._mean or Mean(values[0].clone())
         self._mean.update(values)
         self._sample.update(values)
@@ -126,7 +126,7 @@ class Units:
 
     def take(self, rows: Tensor) -> None:
         """Takes all features `[B, D]` of the images, then of one version each."""
-        self._versions.append(rows[:, self._chosen])
+        self._versions.append(rows.index_select(1, self._chosen))
 
     def ended(self, labels: Tensor | None) -> None:
         """Ends the batch in the second pass."""

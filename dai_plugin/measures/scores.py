@@ -144,7 +144,8 @@ class Mean:
 
     def update(self, rows: Tensor) -> None:
         """Takes `[n, D]` rows."""
-        self.total += (rows - self.first).sum(0)
+        for part in _cached(rows):
+            self.total += (part - self.first).sum(0)
         self.count += len(rows)
         self._value = None
 
@@ -200,10 +201,12 @@ def flat(activation: Tensor) -> Tensor:
 
 def squares(rows: Tensor, others: Tensor) -> Tensor:
     """Squared distance `[n]` of each row from its counterpart, or from one for all."""
-    at_once = len(rows)
-    if rows.device.type == "cpu":  # so many that their differences stay in its cache
-        at_once = max(1, _CACHED // rows.shape[1])
-    others = others.expand_as(rows)
-    parts = zip(*(torch.split(x, at_once) for x in (rows, others)), strict=True)
-    distances = [torch.linalg.vector_norm(a - b, dim=1) for a, b in parts]
+    pairs = zip(_cached(rows), _cached(others.expand_as(rows)), strict=True)
+    distances = [torch.linalg.vector_norm(a - b, dim=1) for a, b in pairs]
     return torch.cat(distances).double().square()
+
+
+def _cached(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows in parts, so many that what is made of them stays in the cache of a CPU."""
+    on_cpu = rows.device.type == "cpu"
+    return torch.split(rows, max(1, _CACHED // rows.shape[1]) if on_cpu else len(rows))
