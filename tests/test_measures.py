@@ -217,7 +217,7 @@ def test_equivariance_is_taken_where_there_are_maps_that_can_be_moved():
     found = measure(net, images, **options).tables["layers"]
     assert list(found["equivariance"]) == ["input", "1"]
     other = measure(net, images, scheme=lambda x: x.flip(3), **options).tables
-    assert not other["layers"]["equivariance"]
+    assert "equivariance" not in other["layers"]
 
 
 def test_maps_of_some_images_are_moved_where_there_are_many(monkeypatch):
@@ -246,8 +246,11 @@ def test_a_collapsed_layer_is_seen():
     close(found["effective_rank"]["2"], 1.0, 1e-3)
     nn.init.zeros_(net[2].weight)
     dead = measure(net, images, **options).tables["layers"]
+    nn.init.constant_(net[2].weight, torch.nan)
+    lost = measure(net, images, **options).tables["layers"]
     for name in ("score", "first_component", "normalized_variance", "firing"):
         assert dead[name]["2"].isnan().all()
+        assert lost[name]["2"].isnan().all()
 
 
 @pytest.mark.parametrize("form", ["logits", "probabilities", "logarithms"])

@@ -89,7 +89,7 @@ def test_what_was_saved_is_loaded(found, tmp_path):
     assert torch.equal(again.labels, found.labels)
     assert list(again.scores) == list(found.scores)
     for group, tables in found.tables.items():
-        assert list(again.tables[group]) == [n for n in tables if tables[n]]
+        assert list(again.tables[group]) == list(tables)
         for name, places in tables.items():
             for place, table in places.items():
                 other = again.tables[group][name][place]

@@ -96,9 +96,10 @@ class LayerMeasures:
         found = self._scores.tables()
         cosines, moved = self._cosines, self._moved
         found["cosine"] = {n: cosines.values(n).float() for n in cosines.names()}
-        found["equivariance"] = {
-            n: self._scores.relative(n, moved.values(n)) for n in moved.names()
-        }
+        if moved.names():
+            found["equivariance"] = {
+                n: self._scores.relative(n, moved.values(n)) for n in moved.names()
+            }
         for name in found["score"]:
             for measure, value in self._units[name].values().items():
                 found.setdefault(measure, {})[name] = value

@@ -127,6 +127,6 @@ def _penultimate(base: nn.Module) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    from dai_plugin import __version__
+    from dai_plugin import __version__  # which imports this file first
 
     return {"dai_plugin": __version__, "torch": str(torch.__version__)}

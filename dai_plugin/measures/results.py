@@ -116,7 +116,7 @@ class Measures:
         unfinished = path.with_name(f".{FILE}.{os.getpid()}")
         try:
             with unfinished.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
+                np.savez_compressed(file, **arrays)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -126,6 +126,8 @@ class Spectrum:
 
         The rank is the exponential of the entropy of the singular values.
         """
+        if not self._squares.isfinite().all():  # which no solver takes
+            return torch.tensor(torch.nan), torch.tensor(torch.nan)
         variances = torch.linalg.eigvalsh(self._squares.cpu())
         # What is no more than rounding counts for nothing.
         least = variances[-1] * len(variances) * torch.finfo(torch.float64).eps
