@@ -100,7 +100,7 @@ class Measures:
             for measure, found in tables.items()
             for place in found
         ]
-        arrays = {
+        arrays: dict[str, Any] = {
             str(i): self.tables[group][measure][place].numpy()
             for i, (group, measure, place) in enumerate(places)
         }
