@@ -166,17 +166,17 @@ def _checked(attack: Attack, made: Any, pixels: Tensor, ball: Ball | None) -> Te
             f"the attack {attack!r} returned {made.dtype}; it must return floating "
             "point pixels in [0, 1]"
         )
-    made = made.detach().to(pixels)
-    low, high = (end.item() for end in made.aminmax())
+    found: Tensor = made.detach().to(pixels)
+    low, high = (end.item() for end in found.aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(
             f"the attack {attack!r} returned values from {low:.4g} to {high:.4g}; it "
             "must return pixels in [0, 1], without the model's normalisation"
         )
-    if ball is not None and not (inside := ball.holds(made, pixels)).all():
-        away = ball.distances(made, pixels).amax().item()
+    if ball is not None and not (inside := ball.holds(found, pixels)).all():
+        away = ball.distances(found, pixels).amax().item()
         raise ValueError(
             f"the attack {attack!r} moved {int((~inside).sum())} of {len(pixels)} "
             f"images out of {ball}, the furthest by {away:.4g}; it must stay inside"
         )
-    return made
+    return found

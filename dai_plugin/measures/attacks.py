@@ -51,7 +51,7 @@ class PGD:
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, restarts=self.restarts)
-        _ = self.ball
+        Ball(self.eps, self.norm)
         if self.loss not in get_args(Loss):
             raise ValueError(
                 f"unknown loss {self.loss!r}: take one of {', '.join(get_args(Loss))}"

@@ -91,8 +91,9 @@ class Ball:
         if self.norm == "linf":
             return self.eps * (2 * _drawn(torch.rand, shape, generator) - 1)
         direction = _drawn(torch.randn, shape, generator)
-        radius = _drawn(torch.rand, (), generator) ** (1 / shape.numel())
-        return self.eps * radius * direction / direction.norm()
+        radius = _drawn(torch.rand, (), generator).pow(1 / shape.numel())
+        length: Tensor = torch.linalg.vector_norm(direction)
+        return direction * (self.eps * radius / length)
 
 
 def _drawn(
