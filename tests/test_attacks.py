@@ -18,7 +18,7 @@ from dai_plugin import Scheme
 from dai_plugin.measures.adversary import OnPixels, adversarial
 from dai_plugin.measures.attacks import PGD, fgsm
 from dai_plugin.measures.balls import Ball
-from dai_plugin.measures.search import image_seeds, strength
+from dai_plugin.measures.search import Search, image_seeds, strength
 from dai_plugin.measures.spatial import Grid, WorstOf
 from dai_plugin.views.expand import expand
 from dai_plugin.views.normalization import Normalization
@@ -36,6 +36,17 @@ EVERY = [
     WorstOf(K.RandomAffine(20.0, p=1.0), count=2),
     Grid(rotations=3, translations=2),
 ]
+
+
+class Returns(nn.Module):
+    """A network that returns what a function makes of the logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(x.mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -310,14 +321,100 @@ def test_steps_without_a_slope_are_told(network, images, caplog):
 
 
 def test_the_strength_is_cross_entropy_and_margin():
-    """Cross-entropy grows with the odds; the sign of the margin tells the class."""
+    """Cross-entropy is that of the odds; the margin is the literal one."""
     logits = 5 * torch.randn(50, 7, dtype=torch.float64)
     labels = torch.randint(7, (50,))
     odds = strength(logits, labels, "ce")
     expected = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(F.softplus(odds), expected)
     margin = strength(logits, labels, "margin")
-    assert torch.equal(margin > 0, logits.argmax(1) != labels)
+    for row, label, got in zip(logits, labels, margin, strict=True):
+        assert got == max(z for k, z in enumerate(row) if k != label) - row[label]
+
+
+CANDIDATES = [
+    # Misclassified counts more than odds: the second of these has less of them.
+    ([(0.40, 0.39, 0.39), (0.50, 0.51, 0.0)], "ce", 1, 1),
+    ([(0.40, 0.39, 0.39), (0.50, 0.49, 0.0)], "ce", 1, 0),
+    ([(0.40, 0.39, 0.39), (0.45, 0.445, 0.0)], "margin", 1, 1),
+    # The first that is misclassified stays.
+    ([(0.5, 0.6, 0.0), (0.0, 1.0, 0.0)], "ce", 1, 0),
+    # In half precision both differences would be infinite.
+    ([(1.0, 0.1, 0.0), (1.0, 0.2, 0.0)], "margin", 1e5, 1),
+]
+
+
+@pytest.mark.parametrize(("logits", "loss", "factor", "best"), CANDIDATES)
+def test_the_strongest_candidate_is_kept(logits, loss, factor, best):
+    def scaled(z):
+        return (z - 0.5).mul(factor).half() if factor > 1 else z
+
+    points = torch.tensor(logits)[:, None, :, None, None].expand(2, 1, 3, 2, 2)
+    search = Search(Returns(scaled), points[0], torch.tensor([0]), loss)
+    for point in points:
+        search.offer(point[search.open])
+        if not len(search.open):
+            break
+    torch.testing.assert_close(search.found, points[best])
+
+
+def test_only_what_has_no_slope_is_told(network, images, caplog):
+    """Images that merely hold out are no reason to warn."""
+    made = fgsm(0.01)(network, images, LABELS)
+    assert accuracy(network, made) > 0
+    assert "the gradient was 0" not in caplog.text
+    half = Returns(lambda z: torch.where(z[:, :1] > 0.5, z.detach() + 0 * z, z))
+    still = torch.full((2, 3, 4, 4), 0.4)
+    still[0, 0] = 0.9
+    fgsm(0.01)(half, still, torch.tensor([0, 0]))
+    assert "0 at every step for 1 of 2 images" in caplog.text
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_slopes_that_are_not_finite_end_nothing(norm):
+    """A root has an infinite slope at black, NaN where it is multiplied by 0."""
+    network = Returns(lambda z: torch.stack([z[:, 0], 0.1 + z[:, 1], z[:, 2] * 0], 1))
+    network.register_forward_pre_hook(lambda _, args: (args[0].sqrt(),))
+    images = torch.full((1, 3, 4, 4), 0.25)
+    images[:, 1:, :2] = 0.0
+    attack = PGD(0.2 if norm == "linf" else 2.0, norm, steps=8, random_start=False)
+    found = adversarial(attack, network, images, torch.tensor([0]), normalization=NONE)
+    assert found.isfinite().all()
+    assert network(images).argmax() == 0
+    assert network(found).argmax() == 1
+
+
+def test_white_stays_white(network):
+    """Weights of a resampling sum to 1 but for rounding."""
+    white = torch.ones(24, 3, 32, 32)
+    network.float()
+    for attack in (WorstOf("heavier", count=5), Grid(rotations=7, translations=3)):
+        adversarial(attack, network, white, LABELS, normalization=NONE)
+
+
+def test_a_normalisation_first_met_in_inference_mode(network, images):
+    """What it kept of it there is no obstacle to a gradient."""
+    first = Normalization.given(0.1234, 0.5678)
+    with torch.inference_mode():
+        carried = (images - 0.1234) / 0.5678
+        adversarial(PGD(**SHORT), network, carried, LABELS, normalization=first)
+
+
+def test_a_distributed_network_trains_on(network, images):
+    """An attack between two steps of DistributedDataParallel, which waits for none."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(network)
+        for _ in range(2):
+            wrapped.zero_grad()
+            F.cross_entropy(wrapped(images), LABELS).backward()
+            grad = network.classifier.weight.grad.clone()
+            adversarial(PGD(**SHORT), wrapped, images, LABELS, normalization=NONE)
+            assert torch.equal(network.classifier.weight.grad, grad)
+            assert wrapped.training
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_the_worst_transformation_is_the_literal_worst(network, images):
@@ -494,17 +591,6 @@ UNFIT = [
 def test_labels_that_do_not_fit_are_refused(network, images, attack, labels, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         attack(network, images, labels)
-
-
-class Returns(nn.Module):
-    """A network that returns what a function makes of the logits."""
-
-    def __init__(self, change):
-        super().__init__()
-        self.change = change
-
-    def forward(self, x):
-        return self.change(x.mean((2, 3)))
 
 
 NETWORKS = [

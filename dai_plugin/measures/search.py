@@ -178,7 +178,7 @@ def _usable(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _gradient(total: Tensor, points: Tensor) -> Tensor:
-    """The gradient at the points, 0 where it is not finite.
+    """The gradient at the points, 0 where it is NaN, the largest number if infinite.
 
     Parameters get none.
 
@@ -194,4 +194,4 @@ def _gradient(total: Tensor, points: Tensor) -> Tensor:
             "detach, argmax or numpy inside?): gradient attacks need one; take WorstOf "
             "or Grid, which need none"
         )
-    return found.nan_to_num(0.0, 0.0, 0.0)
+    return found.nan_to_num(0.0)
