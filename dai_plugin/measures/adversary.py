@@ -33,7 +33,8 @@ class OnPixels(nn.Module):
 
     def __init__(self, network: nn.Module, normalization: Normalization) -> None:
         super().__init__()
-        # Without DistributedDataParallel, which would wait for a backward.
+        # Without DistributedDataParallel, whose forwards wait for the other processes,
+        # which are through after other numbers of them.
         self.network, self.normalization = unwrap(network), normalization
         self.training = network.training
 

@@ -142,7 +142,7 @@ def _worst(
         for version in versions:
             if not len(search.open):
                 break
-            # Bilinear weights sum to 1 but for rounding.
+            # Noise and cubic resampling of a callable scheme leave [0, 1].
             search.offer(version(search.pending).clamp(0, 1))
         return search.found
 
