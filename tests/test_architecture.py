@@ -91,6 +91,8 @@ ORDER = [
     "measures.search",
     "measures.attacks",
     "measures.spatial",
+    "measures.dissimilarity",
+    "measures.similarity",
     "report.figures",
     "cli.sources",
     "cli.loading",
