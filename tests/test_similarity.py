@@ -111,6 +111,24 @@ def test_equal_and_nearly_equal_images(net, images):
     torch.testing.assert_close(found["input"][0, 2], expected, atol=0, rtol=1e-5)
 
 
+def test_no_rounding_below_zero_and_none_instead_of_nan(images):
+    """In double precision, where sums round: near images, and constant ones."""
+    net = nn.Sequential(
+        nn.MaxPool2d(2, dilation=2), nn.Conv2d(3, 7, 2), nn.ReLU()
+    ).double()
+    noise = torch.rand(11, 3, 12, 12, dtype=torch.float64) * 1e-10
+    near = images[:1].double() + noise
+    constant = torch.full((1, 3, 12, 12), 0.1, dtype=torch.float64)  # its mean is not
+    data = torch.cat([near, constant]).split(1)
+    for metric in ("correlation", "euclidean"):
+        found = dissimilarity_matrices(
+            net, data, layers=["0", "2"], metric=metric, **PIXELS
+        )
+        for matrix in found.values():
+            assert (matrix[:11, :11] >= 0).all()
+        assert found["0"][11].isnan().all() == (metric == "correlation")
+
+
 def test_memory_is_two_batches_of_activations(images):
     """However many images: no more rows of a layer are alive than two batches have."""
     net, alive = nn.Sequential(nn.Conv2d(3, 7, 2), nn.ReLU()), []
@@ -154,6 +172,18 @@ def test_constant_activations_are_nan_and_said(net, images, caplog):
     assert math.isfinite(rdm_correlation(kept, complete[others][:, others]))
 
 
+def test_an_image_that_is_not_finite_spoils_its_own_pairs_alone(net, images, caplog):
+    """Whatever the batches; it is said where."""
+    images[7, 0, 3, 3] = torch.nan
+    for metric in ("correlation", "euclidean"):
+        found = dissimilarity_matrices(net, images.split(4), metric=metric, **PIXELS)
+        others = torch.arange(11) != 7
+        for matrix in found.values():
+            assert matrix[7].isnan().all()
+            assert matrix[others][:, others].isfinite().all()
+        assert "input (1 images), features.2 (1 images)" in caplog.messages[-1]
+
+
 def test_the_model_is_left_as_it_was(net, images):
     """Mode and hooks."""
     net.features[1].eval()
@@ -183,6 +213,9 @@ def test_data_that_cannot_be_compared_is_refused(net, images):
     for second in (batches[::-1], batches[:2], [*batches, images]):
         with pytest.raises(ValueError, match="other images in one pass"):
             dissimilarity_matrices(net, Changing(batches, second, second), **PIXELS)
+    shuffled = DataLoader(TensorDataset(images), batch_size=4, shuffle=True)
+    with pytest.raises(ValueError, match="neither shuffles nor augments"):
+        dissimilarity_matrices(net, shuffled, **PIXELS)
     wide = [images, torch.rand(2, 3, 16, 12)]
     with pytest.raises(ValueError, match="'input' has 432 features for some images"):
         dissimilarity_matrices(net, wide, **PIXELS)

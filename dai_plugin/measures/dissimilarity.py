@@ -227,7 +227,7 @@ def _unchanged(batches: Batches, sums: list[Tensor]) -> Iterator[Tensor]:
     """The batches, which in a later pass must be those whose sums the first noted."""
     later, count = bool(sums), 0
     for images in batches:
-        found = images.flatten(1).sum(1, dtype=torch.float64).cpu()
+        found = images.flatten(1).sum(1, dtype=torch.float64).nan_to_num().cpu()
         if not later:
             sums.append(found)
         _check_same(count < len(sums) and torch.equal(sums[count], found))
