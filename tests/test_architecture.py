@@ -92,6 +92,8 @@ ORDER = [
     "measures.attacks",
     "measures.spatial",
     "measures.dissimilarity",
+    "measures.matrix_files",
+    "measures.rankings",
     "measures.similarity",
     "report.figures",
     "cli.sources",

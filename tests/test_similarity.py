@@ -14,11 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dai_plugin
-from dai_plugin.measures.dissimilarity import (
-    dissimilarity_matrices,
-    load_matrices,
-    save_matrices,
-)
+from dai_plugin.measures.dissimilarity import dissimilarity_matrices
+from dai_plugin.measures.matrix_files import load_matrices, save_matrices
 from dai_plugin.measures.similarity import (
     linear_cka,
     noise_ceiling,
@@ -191,6 +188,27 @@ def test_the_model_is_left_as_it_was(net, images):
     assert net.training
     assert not net.features[1].training
     assert not any(m._forward_hooks for m in net.modules())
+
+
+class OneNumber(nn.Module):
+    """A layer with one number an image, in no dimension of its own."""
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))
+
+
+def test_a_layer_may_have_one_number_an_image(images):
+    """Distances exist, correlations do not."""
+    net = nn.Sequential(nn.ReLU(), OneNumber())
+    found = dissimilarity_matrices(
+        net, images, layers="1", metric="euclidean", **PIXELS
+    )
+    values = images.double().mean((1, 2, 3))
+    torch.testing.assert_close(
+        found["1"], (values[:, None] - values).square(), atol=1e-6, rtol=0
+    )
+    found = dissimilarity_matrices(net, images, layers="1", **PIXELS)
+    assert found["1"].isnan().all()
 
 
 class Changing:

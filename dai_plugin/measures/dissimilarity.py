@@ -10,12 +10,9 @@ so that memory holds two batches of activations and N x N numbers a layer.
 """
 
 import logging
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from os import PathLike
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +22,8 @@ from dai_plugin.measures.scores import _evaluation, _Taps
 from dai_plugin.views.normalization import Statistics
 
 logger = logging.getLogger("dai_plugin")
+
+Centre = Callable[[Tensor], Tensor]
 
 _CHUNK = 2**16  # features at a time in float64
 
@@ -90,46 +89,6 @@ def dissimilarity_matrices(
     return matrices
 
 
-def save_matrices(path: str | PathLike[str], matrices: Mapping[str, Tensor]) -> None:
-    """Writes matrices to an `.npz` file, one array by the name of each."""
-    # numpy.savez takes names as keywords, among which some are its own ("file").
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, matrix in matrices.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                array = matrix.detach().cpu().numpy()
-                np.lib.format.write_array(file, array, allow_pickle=False)
-
-
-def load_matrices(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The arrays of an `.npz` file by name, `[N, N]` or of subjects `[S, N, N]`.
-
-    Raises:
-        ValueError: the file is no `.npz`, or an array holds no real numbers or has
-            another shape.
-    """
-    arrays = np.load(path, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError(
-            f"{path} holds one array without a name; write it with "
-            "numpy.savez(file, name=array)"
-        )
-    with arrays:
-        return {name: _real(path, name, arrays[name]) for name in arrays.files}
-
-
-def _real(path: str | PathLike[str], name: str, array: Any) -> Tensor:
-    square = array.ndim in (2, 3) and array.shape[-1] == array.shape[-2]
-    if array.dtype.kind not in "fiu" or not square:
-        raise ValueError(
-            f"{path} holds {name!r} of shape {list(array.shape)} and type "
-            f"{array.dtype}; matrices are [N, N] or [S, N, N] real numbers"
-        )
-    return torch.from_numpy(array.astype(np.float64))
-
-
-Centre = Callable[[Tensor], Tensor]
-
-
 def _strips(
     model: nn.Module, batches: Batches, taps: _Taps, centre: Centre
 ) -> Iterator[tuple[str, Tensor]]:
@@ -146,7 +105,7 @@ def _strips(
             kept: dict[str, Tensor] = kept,
             blocks: dict[str, list[Tensor]] = blocks,
         ) -> None:
-            rows = activation.flatten(1)
+            rows = activation.reshape(len(activation), -1)
             if name not in kept:
                 kept[name] = rows.clone()  # a later layer may overwrite it
             _check_features(name, kept[name], rows)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dai_plugin.measures.rankings import kendall_tau_a, ranks, spearman
+
 
 def rdm_correlation(a: Tensor, b: Tensor, method: str = "spearman") -> float:
     """Rank correlation of two dissimilarity matrices over all pairs of images.
@@ -64,10 +66,10 @@ def noise_ceiling(
             f"a noise ceiling is taken over at least 2 subjects, got {len(subjects)}"
         )
     pairs = _pairs(*subjects)
-    ranks = [_ranks(each) for each in pairs]
-    total = torch.stack(ranks).sum(0)
+    places = [ranks(each) for each in pairs]
+    total = torch.stack(places).sum(0)
     upper = [correlate(each, total) for each in pairs]
-    lower = [correlate(p, total - r) for p, r in zip(pairs, ranks, strict=True)]
+    lower = [correlate(p, total - r) for p, r in zip(pairs, places, strict=True)]
     return NoiseCeiling(math.fsum(lower) / len(pairs), math.fsum(upper) / len(pairs))
 
 
@@ -121,55 +123,9 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     return float((a @ b) / (a.norm() * b.norm()))
 
 
-def _spearman(a: Tensor, b: Tensor) -> float:
-    a, b = _ranks(a), _ranks(b)
-    return _cosine(a - a.mean(), b - b.mean())
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, the mean of its places for each of several equal values."""
-    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    ranks: Tensor = last - (counts - 1) / 2
-    return ranks[place]
-
-
-def _kendall(a: Tensor, b: Tensor) -> float:
-    """Pairs in the same order less those in opposite order, over all (Knight 1966)."""
-    x, y = (torch.unique(v, return_inverse=True)[1] for v in (a, b))
-    both = x * len(y) + y
-    opposite = _descending(y[both.argsort()])
-    total = math.comb(len(a), 2)
-    unequal = total - _tied(x) - _tied(y) + _tied(both)
-    return (unequal - 2 * opposite) / total
-
-
-def _tied(values: Tensor) -> int:
-    counts = torch.unique(values, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
-
-
-def _descending(values: Tensor) -> int:
-    """How many pairs of a sequence of whole numbers from 0 stand in descending order.
-
-    From the highest bit on: two numbers are told apart at the first bit at which they
-    differ, among those that agree above it and still stand in their order.
-    """
-    count = 0
-    for bit in reversed(range(int(values.max()).bit_length())):
-        above = values >> (bit + 1)
-        _, group = torch.unique_consecutive(above, return_inverse=True)
-        one = (values >> bit) & 1
-        ones = one.new_zeros(int(group[-1]) + 1).index_add_(0, group, one)
-        before = one.cumsum(0) - (ones.cumsum(0) - ones)[group]
-        count += int((before * (1 - one)).sum())
-        values = values[(values >> bit).argsort(stable=True)]
-    return count
-
-
 _METHODS: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "spearman": _spearman,
-    "tau-a": _kendall,
+    "spearman": spearman,
+    "tau-a": kendall_tau_a,
 }
 
 
