@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batches
-from dai_plugin.measures.scores import _evaluation, _Taps
+from dai_plugin.measures.passes import PIXELS
+from dai_plugin.measures.taps import Taps, evaluation
 from dai_plugin.views.normalization import Statistics
 
 logger = logging.getLogger("dai_plugin")
@@ -71,18 +73,17 @@ def dissimilarity_matrices(
         raise ValueError(f"metric must be {names}, got {metric!r}")
     base = unwrap(model)
     device = device or next((p.device for p in base.parameters()), "cpu")
-    batches = Batches(base, data, mean, std, device)
-    taps = _Taps(base, select_layers(base, layers))
+    batches = Batches(base, data, mean, std, device, same=True)
+    taps = Taps(model, select_layers(base, layers))
     centre, finish = _METRICS[metric]
     strips: dict[str, list[Tensor]] = {}
-    with _evaluation(base), torch.no_grad():
-        for name, strip in _strips(model, batches, taps, centre):
+    with evaluation(model):
+        for name, strip in _strips(batches, taps, centre):
             strips.setdefault(name, []).append(strip)
-    count = strips["input"][0].shape[1]
-    if count < 3:
+    if batches.count < 3:
         raise ValueError(
-            f"data holds {count} images; with fewer than 3 there are no two pairs "
-            "whose dissimilarities could be compared"
+            f"data holds {batches.count} images; with fewer than 3 there are no two "
+            "pairs whose dissimilarities could be compared"
         )
     matrices = {name: finish(_symmetric(strips.pop(name))) for name in list(strips)}
     _warn_of_nan(matrices)
@@ -90,32 +91,31 @@ def dissimilarity_matrices(
 
 
 def _strips(
-    model: nn.Module, batches: Batches, taps: _Taps, centre: Centre
+    batches: Batches, taps: Taps, centre: Centre
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and products `[B, N - start]` of one batch after another with the rest."""
-    sums: list[Tensor] = []
-    first = 0
-    while first < max(1, len(sums)):
+    first = last = 0
+    while first <= last:
         kept: dict[str, Tensor] = {}
         blocks: dict[str, list[Tensor]] = {}
 
         def visit(
-            name: str,
+            key: Key,
             activation: Tensor,
             kept: dict[str, Tensor] = kept,
             blocks: dict[str, list[Tensor]] = blocks,
         ) -> None:
-            rows = activation.reshape(len(activation), -1)
+            name, rows = key_name(key), activation.reshape(len(activation), -1)
             if name not in kept:
                 kept[name] = rows.clone()  # a later layer may overwrite it
             _check_features(name, kept[name], rows)
             block = _products(kept[name], rows, centre)
             blocks.setdefault(name, []).append(block.cpu())
 
-        for number, images in enumerate(_unchanged(batches, sums)):
-            if number >= first:
-                visit("input", batches.pixels(images))
-                taps.run(model, images, visit)
+        for last, batch in enumerate(batches.batches()):
+            if last >= first:
+                visit((PIXELS, 0), batch.pixels)
+                taps.run(batch.images, visit)
         first += 1
         for name, row in blocks.items():
             yield name, torch.cat(row, 1)
@@ -179,27 +179,6 @@ def _check_features(name: str, rows: Tensor, others: Tensor) -> None:
         raise ValueError(
             f"the layer {name!r} has {rows.shape[1]} features for some images and "
             f"{others.shape[1]} for others; give images of one size"
-        )
-
-
-def _unchanged(batches: Batches, sums: list[Tensor]) -> Iterator[Tensor]:
-    """The batches, which in a later pass must be those whose sums the first noted."""
-    later, count = bool(sums), 0
-    for images in batches:
-        found = images.flatten(1).sum(1, dtype=torch.float64).nan_to_num().cpu()
-        if not later:
-            sums.append(found)
-        _check_same(count < len(sums) and torch.equal(sums[count], found))
-        count += 1
-        yield images
-    _check_same(count == len(sums))
-
-
-def _check_same(same: bool) -> None:
-    if not same:
-        raise ValueError(
-            "data gave other images in one pass than in the pass before; give a "
-            "tensor, or a DataLoader that neither shuffles nor augments"
         )
 
 

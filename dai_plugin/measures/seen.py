@@ -24,7 +24,7 @@ class Seen:
         Raises:
             ValueError: they are others than those of the first pass.
         """
-        rows = images.flatten(1).float()
+        rows = images.flatten(1).float().nan_to_num(0.0, 0.0, 0.0)
         found = (rows @ self._of(images)).cpu()
         if self._all is None:
             self._first.append(found)
