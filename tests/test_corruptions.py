@@ -56,6 +56,7 @@ def test_every_corruption_keeps_what_images_are(name, channels):
             changed = corrupt(images, name, severity, [3, 4], constants=constants)
             assert changed.shape == images.shape
             assert changed.dtype == images.dtype
+            assert changed.is_contiguous()
             assert 0 <= changed.min() <= changed.max() <= 1
             assert not torch.equal(changed, images)
     assert torch.equal(images, before)

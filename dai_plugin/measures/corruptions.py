@@ -59,7 +59,7 @@ def corrupt(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         draws = Draws(numbers, images.device)
         changed = _CORRUPTIONS[name](images.float(), draws, *found)
-        return changed.clamp(0, 1).to(images.dtype)
+        return changed.clamp(0, 1).to(images.dtype).contiguous()
 
 
 def _check(images: Tensor, name: str) -> None:

@@ -101,20 +101,19 @@ def saturate(x: Tensor, draws: Draws, factor: float, change: float) -> Tensor:
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
     """Encodes and decodes with Pillow, on the CPU whatever the device."""
     levels = (x * 255).round().clamp(0, 255).to("cpu", torch.uint8)
-    decoded = torch.stack([_through_jpeg(image, quality) for image in levels])
-    return decoded.to(x.device) / 255
+    pixels = levels.permute(0, 2, 3, 1).contiguous()
+    decoded = torch.stack([_through_jpeg(image, quality) for image in pixels])
+    return decoded.to(x.device).permute(0, 3, 1, 2).to(x) / 255
 
 
-def _through_jpeg(levels: Tensor, quality: int) -> Tensor:
-    """An image `[C, H, W]` of whole grey levels, compressed and read again."""
-    channels, height, width = levels.shape
-    mode, size = "RGB" if channels == 3 else "L", (width, height)
-    pixels = levels.permute(1, 2, 0).contiguous().numpy().tobytes()
-    file = io.BytesIO()
-    Image.frombytes(mode, size, pixels).save(file, "JPEG", quality=quality)
+def _through_jpeg(pixels: Tensor, quality: int) -> Tensor:
+    """An image `[H, W, C]` of whole grey levels, compressed and read again."""
+    height, width, channels = pixels.shape
+    mode, file = "RGB" if channels == 3 else "L", io.BytesIO()
+    image = Image.frombytes(mode, (width, height), pixels.numpy().tobytes())
+    image.save(file, "JPEG", quality=quality)
     read = bytearray(Image.open(file).tobytes())
-    flat = torch.frombuffer(read, dtype=torch.uint8)
-    return flat.view(height, width, channels).permute(2, 0, 1)
+    return torch.frombuffer(read, dtype=torch.uint8).view_as(pixels)
 
 
 def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:

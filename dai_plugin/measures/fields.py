@@ -59,7 +59,8 @@ def plasma(draws: Draws, size: int, decay: float) -> Tensor:
 
     Source: Fournier, Fussell & Carpenter, Communications of the ACM 25(6), 1982.
     """
-    noise, heights = draws.uniform(-1, 1, size, size), draws.uniform(0, 0, size, size)
+    noise = draws.uniform(-1, 1, size, size)
+    heights = torch.zeros_like(noise)
     step, reach = size, 100.0
     while step >= 2:
         whole, half = slice(0, None, step), slice(step // 2, None, step)

@@ -70,7 +70,9 @@ def correlate(images: Tensor, kernel: Tensor) -> Tensor:
     size = [_even(side) for side in padded.shape[-2:]]
     # A correlation is the convolution with the mirrored kernel.
     spectrum = torch.fft.rfft2(kernel.flip(0, 1).to(images), s=size)
-    result = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * spectrum, s=size)
+    result: Tensor = torch.fft.irfft2(
+        torch.fft.rfft2(padded, s=size) * spectrum, s=size
+    )
     ends = 2 * radius + height, 2 * radius + width
     return result[..., 2 * radius : ends[0], 2 * radius : ends[1]]
 
@@ -136,20 +138,24 @@ def coarse(images: Tensor, share: float) -> Tensor:
 
     A coarse pixel is the mean of the pixels whose centres it covers.
     """
-    for axis in (-2, -1):
-        side = images.shape[axis]
-        count = int(side * share)
-        pixels = torch.arange(count, device=images.device, dtype=torch.float64)
-        bounds = [pixels * side / count, (pixels + 1) * side / count]
-        starts, ends = ((bound + 0.5).floor().long() for bound in bounds)
-        shown = torch.arange(side, device=images.device, dtype=torch.float64)
-        block = ((shown + 0.5) * count / side).floor().long()
-        sums = F.pad(images.cumsum(axis), (1, 0) if axis == -1 else (0, 0, 1, 0))
-        total = sums.index_select(axis, ends) - sums.index_select(axis, starts)
-        lengths = (ends - starts).to(images)
-        means = total / (lengths if axis == -1 else lengths[:, None])
-        images = means.index_select(axis, block)
+    height, width = images.shape[-2:]
+    for axis in (-1, -2):
+        images = _means(images, axis, int(images.shape[axis] * share))
+    for axis, side in ((-2, height), (-1, width)):
+        shown = torch.arange(side, device=images.device) + 0.5
+        block = (shown.double() * images.shape[axis] / side).long()
+        images = images.index_select(axis, block)
     return images
+
+
+def _means(images: Tensor, axis: int, count: int) -> Tensor:
+    """The means of `count` stretches of an axis, as differences of running sums."""
+    edges = torch.arange(count + 1, device=images.device, dtype=torch.float64)
+    edges = (edges * images.shape[axis] / count + 0.5).long()
+    sums = F.pad(images.cumsum(axis), (1, 0) if axis == -1 else (0, 0, 1, 0))
+    lengths = edges.diff().to(images)
+    totals = sums.index_select(axis, edges).diff(dim=axis)
+    return totals / (lengths if axis == -1 else lengths[:, None])
 
 
 def shuffled(images: Tensor, moves: Tensor, reach: int) -> Tensor:
