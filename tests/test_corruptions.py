@@ -13,7 +13,7 @@ from PIL import Image
 from dai_plugin.measures import filters
 from dai_plugin.measures.constants import CONSTANTS, EXTRA_NAMES, NAMES
 from dai_plugin.measures.corruptions import corrupt
-from dai_plugin.measures.fields import Draws, plasma
+from dai_plugin.measures.fields import Draws, frosted_glass, plasma
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="needs --extra reference")
 
@@ -41,6 +41,11 @@ def flat(level, side=64, count=4):
 def arrays(images):
     """Images as float64 arrays [H, W, C]."""
     return images.permute(0, 2, 3, 1).double().numpy()
+
+
+def stream(seed):
+    """The random numbers of one image."""
+    return Draws([seed], torch.device("cpu"))
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -231,7 +236,7 @@ def test_pixels_are_shuffled_as_one_after_another(reach):
 def test_clouds_are_the_diamond_square_algorithm():
     """Point by point on a torus, with the same random numbers."""
     size, decay, seed = 16, 1.7, 5
-    noise = Draws([seed], torch.device("cpu")).uniform(-1, 1, size, size)[0].double()
+    noise = stream(seed).uniform(-1, 1, size, size)[0].double()
     height, step, reach = torch.zeros(size, size).double(), size, 100.0
 
     def corners(points):
@@ -251,7 +256,7 @@ def test_clouds_are_the_diamond_square_algorithm():
             height[y, x] = corners(around) + reach**2 * noise[y, x]
         step, reach = half, reach / decay
     height -= height.min()
-    ours = plasma(Draws([seed], torch.device("cpu")), size, decay)[0]
+    ours = plasma(stream(seed), size, decay)[0]
     torch.testing.assert_close(ours.double(), height / height.max(), rtol=0, atol=1e-5)
 
 
@@ -259,7 +264,7 @@ def test_clouds_are_the_diamond_square_algorithm():
 def test_fog_adds_clouds_and_keeps_the_brightest(of, severity):
     images = photographs(1, 24, 30)
     thickness, decay = constants(of, "fog", severity)
-    clouds = plasma(Draws([9], torch.device("cpu")), 32, decay)[:, None, :24, :30]
+    clouds = plasma(stream(9), 32, decay)[:, None, :24, :30]
     top = images.max()
     literal = (images + thickness * clouds) * top / (top + thickness)
     ours = corrupt(images, "fog", severity, [9], constants=of)
@@ -322,26 +327,101 @@ def test_points_are_read_as_scipy_reads_them():
             assert np.abs(channel - literal).max() < 1e-4
 
 
-@pytest.mark.parametrize("of", CONSTANTS)
-def test_elastic_displacements_have_the_published_size(of):
-    """A ramp shows them: its change is the distance moved."""
-    ramp = torch.linspace(0.2, 0.8, 128).expand(64, 3, 128, 128).contiguous()
-    alpha, sigma, shift = constants(of, "elastic_transform", 4)
-    changed = corrupt(ramp, "elastic_transform", 4, range(64), constants=of)
-    moved = ((changed - ramp) / (0.6 / 127))[:, 0, 32:96, 32:96]
-    # The affine part: three independent corners, uniform; read near their middle.
-    centre = moved.mean((1, 2))
-    assert abs(centre.mean()) < 3 * shift / math.sqrt(3 * 64)
-    assert 0.2 * shift < centre.std() < 1.2 * shift
-    fine = moved - F.avg_pool2d(moved, 33, 1, 16, count_include_pad=False)
-    literal = ndimage.gaussian_filter(
-        np.random.default_rng(0).uniform(-1, 1, (64, 128, 128)),
-        (0, sigma, sigma),
-        truncate=3,
-    )
-    expected = alpha * torch.from_numpy(literal)[:, 32:96, 32:96]
-    expected -= F.avg_pool2d(expected, 33, 1, 16, count_include_pad=False)
-    assert fine.std().item() == pytest.approx(expected.std().item(), rel=0.15)
+@pytest.mark.parametrize(("of", "severity"), every("elastic_transform"))
+def test_elastic_transform_is_an_affine_map_and_a_smooth_displacement(of, severity):
+    images, draws = photographs(1, 40, 40), stream(3)
+    alpha, sigma, shift = constants(of, "elastic_transform", severity)
+    corners = np.array([[33, 33], [33, 7], [7, 7]], dtype=float)  # 20 +- 40 // 3
+    moved = corners + draws.uniform(-shift, shift, 3, 2)[0].numpy()
+    # The inverse map, from (x, y, 1) of the result to (x, y) of the image.
+    back = np.linalg.solve(np.c_[moved, np.ones(3)], corners)
+    y, x = np.mgrid[:40, :40].astype(float)
+    places = np.stack([x, y, np.ones_like(x)], -1) @ back
+    where = [places[..., 1], places[..., 0]]
+    literal = images[0].double().numpy()
+    literal = [
+        ndimage.map_coordinates(i, where, order=1, mode="mirror") for i in literal
+    ]
+    if alpha:
+        moves = draws.uniform(-1, 1, 2, 40, 40)[0].double().numpy()
+        right, down = (
+            alpha * ndimage.gaussian_filter(m, sigma, mode="reflect", truncate=3)
+            for m in moves
+        )
+        where = [y + down, x + right]
+        literal = [
+            ndimage.map_coordinates(i, where, order=1, mode="reflect") for i in literal
+        ]
+    ours = corrupt(images, "elastic_transform", severity, [3], constants=of)
+    assert np.abs(ours[0].numpy() - np.stack(literal).clip(0, 1)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("of", "severity"), every("glass_blur"))
+def test_glass_blur_shuffles_between_two_blurs(of, severity):
+    images, draws = photographs(1), stream(4)
+    sigma, reach, repeats = constants(of, "glass_blur", severity)
+    literal = (filters.gaussian(images, sigma) * 255 + 1e-3).floor() / 255
+    for _ in range(repeats):
+        moves = draws.integers(-reach, reach, 2, 32, 32)
+        assert (moves.min(), moves.max()) == (-reach, reach - 1)
+        literal = filters.shuffled(literal, moves, reach)
+    ours = corrupt(images, "glass_blur", severity, [4], constants=of)
+    torch.testing.assert_close(ours, filters.gaussian(literal, sigma).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("of", "severity"), every("motion_blur"))
+def test_motion_blur_is_within_45_degrees_of_the_horizontal(of, severity):
+    images = photographs(1)
+    angle = stream(5).uniform(-45, 45)
+    literal = filters.motion(images, angle, *constants(of, "motion_blur", severity))
+    ours = corrupt(images, "motion_blur", severity, [5], constants=of)
+    torch.testing.assert_close(ours, literal.clamp(0, 1))
+
+
+@pytest.mark.parametrize(("of", "severity"), every("snow"))
+def test_snow_falls_and_falls_again_turned_by_half(of, severity):
+    images, draws = photographs(1) * 0.5, stream(6)
+    mean, spread, zoom, threshold, *line, share = constants(of, "snow", severity)
+    flakes = filters.zoomed(mean + spread * draws.normal(1, 32, 32), zoom)
+    flakes = (flakes * (flakes >= threshold)).clamp(0, 1)
+    flakes = filters.motion(flakes, draws.uniform(-135, -45), *line)
+    red, green, blue = images.unbind(1)
+    grey = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+    white = torch.maximum(images, 1.5 * grey + 0.5)
+    literal = share * images + (1 - share) * white + flakes + flakes.flip(2, 3)
+    ours = corrupt(images, "snow", severity, [6], constants=of)
+    torch.testing.assert_close(ours, literal.clamp(0, 1))
+
+
+@pytest.mark.parametrize(("of", "severity"), every("spatter"))
+def test_spatter_has_the_colour_of_water_or_of_mud(of, severity):
+    """And lies where there is more liquid than the threshold."""
+    draws = stream(7)
+    mean, spread, sigma, threshold, strength, mud = constants(of, "spatter", severity)
+    liquid = filters.gaussian(mean + spread * draws.normal(48, 48), sigma)[0]
+    ours = corrupt(torch.zeros(1, 3, 48, 48), "spatter", severity, [7], constants=of)[0]
+    covered = ours[0] > 0
+    assert covered.any()
+    colour = torch.tensor([63, 42, 20] if mud else [175, 238, 238]) / 255
+    depth = ours[:, covered] / colour[:, None]
+    torch.testing.assert_close(depth, depth[:1].expand(3, -1), rtol=1e-4, atol=1e-6)
+    if mud:
+        layer = filters.gaussian((liquid > threshold).float(), strength)
+        literal = torch.where(layer < 0.8, 0.0, layer)
+        torch.testing.assert_close(ours[0], literal * colour[0])
+    else:
+        assert depth.max().item() == pytest.approx(strength, rel=1e-4)
+        assert (liquid[covered] >= threshold).all()
+
+
+def test_frost_is_blended_with_its_pictures():
+    images = photographs(1, 40, 100)
+    picture = frosted_glass(stream(8), 128)[..., :40, :100]
+    for of in CONSTANTS:
+        share, amount = constants(of, "frost", 2)
+        ours = corrupt(images, "frost", 2, [8], constants=of)
+        literal = (share * images + amount * picture).clamp(0, 1)
+        torch.testing.assert_close(ours, literal)
 
 
 @pytest.mark.parametrize(("of", "severity"), every("noise"))
