@@ -1,0 +1,145 @@
+"""Corruptions by noise, blur, colour, compression and warps.
+
+Each takes images `[N, C, H, W]` in [0, 1], the random streams of the images and its
+constants, in the order of `constants.py`; results may leave [0, 1].
+"""
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dai_plugin.measures import filters
+from dai_plugin.measures.fields import Draws
+
+
+def gaussian_noise(x: Tensor, draws: Draws, scale: float) -> Tensor:
+    """Adds normal noise to every channel of every pixel."""
+    return x + scale * draws.normal(*x.shape[1:])
+
+
+def shot_noise(x: Tensor, draws: Draws, photons: float) -> Tensor:
+    """Counts so many photons, at most, in every channel of every pixel."""
+    return draws.poisson(x.clamp(min=0) * photons) / photons
+
+
+def impulse_noise(x: Tensor, draws: Draws, amount: float) -> Tensor:
+    """Turns a share of the channels of all pixels to 0 or 1, as often each."""
+    chance = draws.uniform(0, 1, *x.shape[1:])
+    salted = torch.where(chance < amount, 1.0, x)
+    return torch.where(chance < amount / 2, 0.0, salted)
+
+
+def speckle_noise(x: Tensor, draws: Draws, scale: float) -> Tensor:
+    """Adds normal noise in proportion to the brightness."""
+    return x + x * scale * draws.normal(*x.shape[1:])
+
+
+def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
+    """Blurs with a Gaussian."""
+    return filters.gaussian(x, sigma)
+
+
+def defocus_blur(x: Tensor, draws: Draws, radius: float, sigma: float) -> Tensor:
+    """Blurs with the disk of a lens out of focus."""
+    return filters.correlate(x, filters.disk(radius, sigma))
+
+
+def glass_blur(
+    x: Tensor, draws: Draws, sigma: float, reach: int, repeats: int
+) -> Tensor:
+    """Blurs, copies pixels from their neighbourhood, and blurs again."""
+    # Cut off to grey levels, as published; what is a level already must stay it.
+    x = (filters.gaussian(x, sigma) * 255 + 1e-3).floor() / 255
+    for _ in range(repeats):
+        moves = draws.integers(-reach, reach, 2, *x.shape[2:])
+        x = filters.shuffled(x, moves, reach)
+    return filters.gaussian(x, sigma)
+
+
+def motion_blur(x: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
+    """Blurs along a line in a random direction."""
+    return filters.motion(x, draws.uniform(-45, 45), radius, sigma)
+
+
+def zoom_blur(x: Tensor, draws: Draws, step: float, count: int) -> Tensor:
+    """Averages magnifications, from none on, with the image counted once more."""
+    step = (1 + step) - 1  # rounded as in numpy's arange, for the same crops
+    total = x.clone()
+    for k in range(count):
+        total += filters.zoomed(x, 1 + k * step)
+    return total / (count + 1)
+
+
+def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
+    """Moves all pixels towards their channel's mean."""
+    return torch.lerp(x.mean((2, 3), keepdim=True), x, factor)
+
+
+def brightness(x: Tensor, draws: Draws, change: float) -> Tensor:
+    """Adds to the value of HSV: with hue and saturation kept, colours scale with it."""
+    value = x.amax(1, keepdim=True)
+    changed = (value + change).clamp(0, 1)
+    return torch.where(value > 0, x * (changed / value), changed)
+
+
+def saturate(x: Tensor, draws: Draws, factor: float, change: float) -> Tensor:
+    """Changes the saturation of HSV: how far channels lie below the largest one.
+
+    Grey has the hue 0 there, and so turns red where saturation is added.
+    """
+    value = x.amax(1, keepdim=True)
+    depth = value - x
+    deepest = depth.amax(1, keepdim=True)
+    red = x.new_tensor([0, 1, 1])[:, None, None]
+    share = torch.where(deepest > 0, depth / deepest, red)
+    saturation = torch.where(value > 0, deepest / value, 0.0)
+    return value * (1 - (saturation * factor + change).clamp(0, 1) * share)
+
+
+def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
+    """Encodes and decodes with Pillow, on the CPU whatever the device."""
+    levels = (x * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+    pixels = levels.permute(0, 2, 3, 1).contiguous()
+    decoded = torch.stack([_through_jpeg(image, quality) for image in pixels])
+    return decoded.to(x.device).permute(0, 3, 1, 2).to(x) / 255
+
+
+def _through_jpeg(pixels: Tensor, quality: int) -> Tensor:
+    """An image `[H, W, C]` of whole grey levels, compressed and read again."""
+    height, width, channels = pixels.shape
+    mode, file = "RGB" if channels == 3 else "L", io.BytesIO()
+    image = Image.frombytes(mode, (width, height), pixels.numpy().tobytes())
+    image.save(file, "JPEG", quality=quality)
+    read = bytearray(Image.open(file).tobytes())
+    return torch.frombuffer(read, dtype=torch.uint8).view_as(pixels)
+
+
+def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:
+    """Shows images in fewer pixels."""
+    return filters.coarse(x, share)
+
+
+def elastic_transform(
+    x: Tensor, draws: Draws, alpha: float, sigma: float, shift: float
+) -> Tensor:
+    """A random affine map of three points, then a smooth random displacement."""
+    height, width = x.shape[2:]
+    points = torch.cartesian_prod(torch.arange(width), torch.arange(height)).to(x)
+    points = points.view(width, height, 2).transpose(0, 1)
+    centre, arm = points.new_tensor([width // 2, height // 2]), min(height, width) // 3
+    corners = centre + arm * points.new_tensor([[1, 1], [1, -1], [-1, -1]])
+    moved = corners + draws.uniform(-shift, shift, 3, 2)
+    # Each pixel shows the point that the map brings there.
+    back = torch.linalg.solve(_homogeneous(moved), corners.expand_as(moved))
+    x = filters.sample(x, _homogeneous(points)[None] @ back[:, None], "reflect")
+    if not alpha:
+        return x
+    moves = draws.uniform(-1, 1, 2, height, width)
+    moves = alpha * filters.gaussian(moves, sigma, truncate=3, border="symmetric")
+    return filters.sample(x, points + moves.permute(0, 2, 3, 1), "symmetric")
+
+
+def _homogeneous(points: Tensor) -> Tensor:
+    return torch.cat([points, torch.ones_like(points[..., :1])], -1)

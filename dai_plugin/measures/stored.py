@@ -1,0 +1,69 @@
+"""Corrupted test sets that others stored as arrays, in the layout of CIFAR-10-C."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_LABELS = "labels"
+
+
+def stored_names(folder: Path | str) -> list[str]:
+    """The corruptions of which a folder holds images: its NAME.npy but labels.npy."""
+    return sorted(p.stem for p in Path(folder).glob("*.npy") if p.stem != _LABELS)
+
+
+def stored(folder: Path | str, name: str, severity: int) -> tuple[Tensor, Tensor]:
+    """Reads the images and labels of one corruption at one severity.
+
+    Args:
+        folder: holds labels.npy, `[5 * N]`, and NAME.npy, `[5 * N, H, W, 3]` uint8,
+            severities 1 to 5 one after another, as CIFAR-10-C and CIFAR-100-C are given
+            out (https://zenodo.org/records/2535967). Only what is asked for is read.
+        name: of the corruption.
+        severity: 1 to 5.
+
+    Returns:
+        Images `[N, 3, H, W]`, uint8, and labels `[N]`, int64.
+
+    Raises:
+        FileNotFoundError: if the folder lacks a file.
+        ValueError: if a file holds something else, or for other severities.
+    """
+    if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity is {severity!r}; take a whole number from 1 to 5")
+    images, labels = _read(Path(folder), name), _read(Path(folder), _LABELS)
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"{name}.npy holds {images.dtype} {tuple(images.shape)}; "
+            "uint8 [5 * N, H, W, 3] is needed"
+        )
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"labels.npy holds {labels.dtype} {tuple(labels.shape)}; "
+            "whole numbers [5 * N] are needed"
+        )
+    if len(images) % 5 or len(labels) != len(images):
+        raise ValueError(
+            f"{name}.npy holds {len(images)} images and labels.npy {len(labels)} "
+            "labels; as many are needed, for five severities of equal size"
+        )
+    count = len(images) // 5
+    part = slice((severity - 1) * count, severity * count)
+    chosen = images[part].permute(0, 3, 1, 2).contiguous()
+    return chosen, labels[part].long()
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    """An array of the folder, mapped and not yet read."""
+    import numpy
+
+    place = folder / f"{name}.npy"
+    if not place.is_file():
+        found = ", ".join(stored_names(folder)) or "none"
+        raise FileNotFoundError(f"there is no {place}; corruptions there: {found}")
+    try:
+        # Copy on write: a tensor must be able to write to its memory.
+        return torch.from_numpy(numpy.load(place, mmap_mode="c"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place} is no array of numbers: {error}") from error
