@@ -16,6 +16,7 @@ from dai_plugin.training.criterion import (
 )
 from dai_plugin.training.follow import Follow
 from dai_plugin.training.objective import factor
+from dai_plugin.training.outputs import StockOutputs
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
@@ -30,7 +31,8 @@ class CriterionLoss:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._past = Past(steps)
+        self._stock = StockOutputs()
+        self._past = Past(steps, self._stock)
         self._sums: bool | None = None  # whether the criterion sums over images
         self._ended: list[weakref.ref[Tensor]] = []
 
@@ -43,6 +45,10 @@ class CriterionLoss:
         """The same."""
         self._move_terms()
         self._remember()
+
+    def stock(self, output: Any) -> None:
+        """Remembers what a forward without views returned."""
+        self._stock.add(output)
 
     def end(self, args: Any, kwargs: Any) -> Any:
         """The first view's outputs."""
@@ -181,6 +187,9 @@ class OwnLoss:
 
     def evaluating(self) -> None:
         """Nothing is to be done."""
+
+    def stock(self, output: Any) -> None:
+        """Nor here: its loss is the model's own."""
 
     def end(self, args: Any, kwargs: Any) -> Any:
         """The first view's outputs, with the objective for their loss."""

@@ -8,14 +8,14 @@ would stand as negatives of each other.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.training.arguments import belongs_to
-from dai_plugin.training.graph import MOST
+from dai_plugin.training.graph import MOST, nodes_behind
 from dai_plugin.views.rows import Layout
 
 # Autograd nodes between what forward returned and what the criterion got, which leave
@@ -202,6 +202,27 @@ class Outputs:
             if number not in self._loose:
                 self._loose[number] = weakref.ref(views[0])
                 self._views[number] = views[1:]
+
+
+class StockOutputs:
+    """Knows what stock forwards of a network returned, for as long as its graph lives.
+
+    They are marked in the graph itself, which is neither kept nor changed.
+    """
+
+    def __init__(self) -> None:
+        self._mark = object()
+
+    def add(self, output: Any) -> None:
+        """Marks what a stock forward returned, in any structure."""
+        for leaf in pytree.tree_leaves(output):
+            node: Any = leaf.grad_fn if isinstance(leaf, Tensor) else None
+            if node is not None:
+                node.metadata[self._mark] = True
+
+    def behind(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether one of the tensors was computed from them."""
+        return any(self._mark in node.metadata for node in nodes_behind(tensors))
 
 
 def _between(place: Any, came_from: dict[Any, Any]) -> str:
