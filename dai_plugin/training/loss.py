@@ -57,18 +57,20 @@ class CriterionLoss:
         assert step.outputs is not None
         return step.outputs.handed_out()
 
-    def match(self, before: Snapshot) -> Call | None:
-        """The call, if it is about the outputs of the current step."""
+    def match(self, before: Snapshot) -> Call | StockOutputs | None:
+        """The call, if it is about the outputs of the current step.
+
+        A call about those of a stock forward is the loop's own: known, and left alone.
+        """
         step = self._steps.current
         if step is not None:
             step.take_up()
         outputs = None if step is None else step.outputs
-        if outputs is None:
-            return None
-        call = Call(outputs, before)
+        call = Call(outputs, before) if outputs is not None else None
+        ended, stock = self._ended_among(before), self._stock.among(before.nodes)
         if not call:
-            return None
-        if self._ended_among(before):
+            return self._stock if stock and not ended else None
+        if ended or stock:
             raise RuntimeError(
                 "the criterion got outputs of two training forwards: those of the "
                 "first were replaced when the second began, so that its further views "
@@ -87,8 +89,12 @@ class CriterionLoss:
         tensors = [t for t in before.leaves if isinstance(t, Tensor)]
         return any(reference() is t for reference in self._ended for t in tensors)
 
-    def combine(self, match: Call, criterion: Any, call: Any, result: Any) -> Any:
+    def combine(
+        self, match: Call | StockOutputs, criterion: Any, call: Any, result: Any
+    ) -> Any:
         """The objective, in the place of the criterion's own loss."""
+        if isinstance(match, StockOutputs):
+            return self._past.reset()
         step = self._steps.current
         assert step is not None
         self._follow(step, match, criterion)
