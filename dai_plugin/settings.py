@@ -38,7 +38,8 @@ class Settings:
     Attributes:
         num_views: M, the views of each image.
         every: k: views are made in the training forwards number 0, k, 2 k, ..., where
-            the terms weigh k times as much; the others are stock, to the bit.
+            the terms weigh k times as much; the others are stock, to the bit, so that
+            k > 1 takes images that need no scaling: no uint8 ones.
         share: q, in (0, 1]: further views are made of the first `round(q * B)` images
             of a batch, of one at least. The task loss is the mean over all rows, the
             terms are those of the images with further views.

@@ -126,6 +126,28 @@ def test_a_scheme_is_checked_in_the_first_steps_that_use_it(net, batch):
         net(batch[0])
 
 
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("num_views", [1, 3])
+@pytest.mark.parametrize("every", [2, 5])
+def test_images_that_would_be_scaled_in_some_steps_alone(every, num_views, explicit):
+    """uint8 ones are refused in the first step, before the network sees anything."""
+    net, criterion = SmallNet(), nn.CrossEntropyLoss()
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    options = {**OPTIONS, "every": every, "num_views": num_views}
+    seen = []
+    net.features.register_forward_pre_hook(lambda _, args: seen.append(args))
+    if explicit:
+        start = DataAugmentationInvariance(net, **options).views
+    else:
+        attach(net, criterion, **options)
+        start = net
+    with pytest.raises(ValueError, match="let the loop scale and normalise them"):
+        start(images)
+    assert not seen
+    rows = start(images / 255)
+    assert explicit or torch.isfinite(criterion(rows, torch.zeros(4).long()))
+
+
 def rows_of(net, criterion, steps, replayed=(), attachment=None):
     """What entered the network in each step."""
     seen = []

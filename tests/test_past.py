@@ -52,6 +52,62 @@ def test_training_past_the_hooks_raises_at_the_second_call(net, batch, around, k
                     attachment.criterion(called(images), targets)
 
 
+@pytest.mark.parametrize("steps", range(1, 4))
+@pytest.mark.parametrize("around", ["forward", "part"])
+def test_a_stock_forward_excuses_no_call_past_the_hooks(net, batch, around, steps):
+    """However many steps with and without views came before."""
+    images, targets = batch
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, every=2, **OPTIONS)
+    for _ in range(steps):
+        criterion(net(images), targets).backward()
+    called = AROUND[around](net)
+    criterion(called(images), targets).backward()
+    with pytest.raises(RuntimeError, match="twice in a row"):
+        criterion(called(images), targets)
+
+
+USES = {
+    "output": lambda output: output,
+    "cast": lambda output: output.double(),
+    "operation": lambda output: output.log_softmax(1),
+    "slice": lambda output: output[:, :4],
+    "mixed": lambda output: output[[1, 0, 2, 3]] + output,
+}
+
+
+def evaluate(net, images):
+    with torch.no_grad():
+        net.eval()(images)
+    net.train()
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    "between",
+    [lambda net, images: None, evaluate, lambda net, images: net(images)],
+    ids=["nothing", "evaluation", "forward"],
+)
+@pytest.mark.parametrize("every", [2, 5])
+def test_losses_of_stock_outputs_are_the_loop_s_own(
+    net, batch, use, between, every, caplog
+):
+    """Whatever is made of them, and however late: nothing is said."""
+    images, targets = batch
+    targets = targets.clamp(max=3)
+    criterion = nn.CrossEntropyLoss()
+    attach(net, criterion, every=every, **OPTIONS)
+    criterion(net(images), targets).backward()
+    caplog.clear()
+    output = USES[use](net(images))
+    between(net, images)
+    for _ in range(3):
+        loss = criterion(output, targets)
+        assert torch.equal(loss, F.cross_entropy(output, targets))
+    loss.backward()
+    assert not caplog.records
+
+
 def unused_text(caplog):
     return [r.getMessage() for r in caplog.records if "never called" in r.getMessage()]
 

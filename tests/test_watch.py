@@ -235,6 +235,81 @@ def test_two_attached_networks_in_one_call_are_refused(batch, kind):
         attached(net).remove()
 
 
+CLOTHES = [lambda t: t, lambda t: t.double(), lambda t: t.view(-1, 5).clone()]
+in_clothes = pytest.mark.parametrize("clothes", CLOTHES, ids=["own", "cast", "view"])
+
+
+@in_clothes
+@pytest.mark.parametrize("every", [2, 3])
+def test_two_networks_of_which_one_makes_views_are_refused(batch, every, clothes):
+    """Whichever of them does, and whatever its outputs were cast to."""
+    images, _ = batch
+    for ahead in range(2):
+        nets, criterion = [Plain(), Plain()], nn.MSELoss()
+        for net in nets:
+            attach(net, criterion, every=every, **OPTIONS)
+        wanted = torch.rand(4, 5)
+        criterion(nets[ahead](images), wanted).backward()
+        for _ in range(every):  # until its next views are due
+            criterion(nets[1 - ahead](images), wanted).backward()
+        first, second = (clothes(net(images)) for net in nets)
+        with pytest.raises(RuntimeError, match="outputs of two attached networks"):
+            criterion(first, second)
+
+
+@in_clothes
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_stock_output_is_no_target_of_one_with_views(batch, every, swapped, clothes):
+    """Two forwards of one network in one call are refused whatever their kinds are."""
+    images, _ = batch
+    net, criterion = Plain(), nn.MSELoss()
+    attach(net, criterion, every=every, **OPTIONS)
+    for _ in range(every - 1):
+        criterion(net(images), torch.rand(4, 5)).backward()
+    pair = [clothes(net(images)), clothes(net(images.flip(3)))]
+    with pytest.raises(RuntimeError, match="outputs of two training forwards"):
+        criterion(*(pair[::-1] if swapped else pair))
+
+
+@in_clothes
+@pytest.mark.parametrize("late", [False, True])
+def test_losses_of_stock_outputs_after_the_next_forward(batch, late, clothes, caplog):
+    """They are the stock ones; the next forward carries its terms beside them."""
+    images, targets = batch
+    net, criterion = Plain(), nn.CrossEntropyLoss()
+    attachment = attach(net, criterion, every=2, **OPTIONS)
+    criterion(net(images), targets).backward()
+    caplog.clear()
+    for _ in range(3):
+        output, following = clothes(net(images)), clothes(net(images.flip(3)))
+        if late:
+            criterion(following, targets).backward()
+        for labels in (targets, targets.flip(0)):
+            loss = criterion(output, labels)
+            assert torch.equal(loss, F.cross_entropy(output, labels))
+        loss.backward()
+        if not late:
+            criterion(following, targets).backward()
+    assert not caplog.records
+    stats = attachment.stats()
+    assert (stats["criterion_calls"], stats["missed"]) == (4, 0)
+
+
+@in_clothes
+def test_a_stock_output_without_its_gradient_is_a_target(batch, clothes):
+    """A pseudo-label, as others are."""
+    images, _ = batch
+    net, criterion = Plain(), nn.MSELoss()
+    attachment = attach(net, criterion, every=2, **OPTIONS)
+    criterion(net(images), torch.rand(4, 5)).backward()
+    for _ in range(2):
+        label = clothes(net(images)).detach()
+        criterion(clothes(net(images)), label).backward()
+    stats = attachment.stats()
+    assert (stats["criterion_calls"], stats["missed"]) == (3, 0)
+
+
 @pytest.mark.parametrize("ignored", [-100, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_with_the_ignored_label_are_left_out_of_the_class_terms(seed, ignored):

@@ -73,9 +73,11 @@ class Draws:
             made: the rows, if the loader made the views.
 
         Raises:
-            ValueError: the images are no batch, or hold NaN in the first step.
+            ValueError: the images are no batch, hold NaN in the first step, or would
+                be scaled in some steps alone.
         """
         check_batch(images)
+        _refuse_scaling(images, self._settings.every)
         if self.rank is None:
             _check_finite(images)
             self.rank = ranks.rank()
@@ -153,6 +155,17 @@ def check_batch(images: Any) -> Tensor:
             f"got an empty batch {list(images.shape)}: there is nothing to train on"
         )
     return images
+
+
+def _refuse_scaling(images: Tensor, every: int) -> None:
+    """All training steps feed the network one range of pixels, in one dtype."""
+    if every > 1 and images.dtype == torch.uint8:
+        raise ValueError(
+            f"uint8 images with every={every}: steps with views would scale them to "
+            "[0, 1] and normalise them, while the others, which are left alone, would "
+            "feed the network integers; let the loop scale and normalise them "
+            "(images / 255, then mean and std), or set every=1"
+        )
 
 
 def _check_finite(images: Tensor) -> None:

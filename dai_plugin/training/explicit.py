@@ -76,8 +76,9 @@ class DataAugmentationInvariance:
                 the image masks get `Settings.ignore_index`, or -100.
 
         Raises:
-            ValueError: the images are no batch, hold NaN in the first step, or are
-                moved in a way that the targets cannot follow.
+            ValueError: the images are no batch, hold NaN in the first step, are moved
+                in a way that the targets cannot follow, or are uint8 while `every` is
+                above 1.
             RuntimeError: the second step in a row whose loss was not trained.
         """
         steps, made = self._steps, None

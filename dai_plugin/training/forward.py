@@ -40,6 +40,9 @@ class Loss(Protocol):
     def evaluating(self) -> None:
         """A forward in evaluation begins."""
 
+    def stock(self, output: Any) -> None:
+        """A training forward without views has ended."""
+
 
 class Forward:
     """The forwards of one attached network.
@@ -150,7 +153,9 @@ class Forward:
         if self._inner:
             self._inner -= 1
             return None
-        steps.hooks.stock = False
+        if steps.hooks.stock:
+            steps.hooks.stock = False
+            return self._loss.stock(output)
         if steps.hooks.current is None:
             return self._watch_evaluation(output)
         step = steps.hooks.current

@@ -16,6 +16,7 @@ from dai_plugin.training.criterion import (
 )
 from dai_plugin.training.follow import Follow
 from dai_plugin.training.objective import factor
+from dai_plugin.training.outputs import StockOutputs
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
@@ -30,7 +31,8 @@ class CriterionLoss:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._past = Past(steps)
+        self._stock = StockOutputs()
+        self._past = Past(steps, self._stock)
         self._sums: bool | None = None  # whether the criterion sums over images
         self._ended: list[weakref.ref[Tensor]] = []
 
@@ -44,6 +46,10 @@ class CriterionLoss:
         self._move_terms()
         self._remember()
 
+    def stock(self, output: Any) -> None:
+        """Remembers what a forward without views returned."""
+        self._stock.add(output)
+
     def end(self, args: Any, kwargs: Any) -> Any:
         """The first view's outputs."""
         step = self._steps.current
@@ -51,18 +57,20 @@ class CriterionLoss:
         assert step.outputs is not None
         return step.outputs.handed_out()
 
-    def match(self, before: Snapshot) -> Call | None:
-        """The call, if it is about the outputs of the current step."""
+    def match(self, before: Snapshot) -> Call | StockOutputs | None:
+        """The call, if it is about the outputs of the current step.
+
+        A call about those of a stock forward is the loop's own: known, and left alone.
+        """
         step = self._steps.current
         if step is not None:
             step.take_up()
         outputs = None if step is None else step.outputs
-        if outputs is None:
-            return None
-        call = Call(outputs, before)
+        call = Call(outputs, before) if outputs is not None else None
+        ended, stock = self._ended_among(before), self._stock.among(before.nodes)
         if not call:
-            return None
-        if self._ended_among(before):
+            return self._stock if stock and not ended else None
+        if ended or stock:
             raise RuntimeError(
                 "the criterion got outputs of two training forwards: those of the "
                 "first were replaced when the second began, so that its further views "
@@ -81,8 +89,12 @@ class CriterionLoss:
         tensors = [t for t in before.leaves if isinstance(t, Tensor)]
         return any(reference() is t for reference in self._ended for t in tensors)
 
-    def combine(self, match: Call, criterion: Any, call: Any, result: Any) -> Any:
+    def combine(
+        self, match: Call | StockOutputs, criterion: Any, call: Any, result: Any
+    ) -> Any:
         """The objective, in the place of the criterion's own loss."""
+        if isinstance(match, StockOutputs):
+            return self._past.reset()
         step = self._steps.current
         assert step is not None
         self._follow(step, match, criterion)
@@ -181,6 +193,9 @@ class OwnLoss:
 
     def evaluating(self) -> None:
         """Nothing is to be done."""
+
+    def stock(self, output: Any) -> None:
+        """Nor here: its loss is the model's own."""
 
     def end(self, args: Any, kwargs: Any) -> Any:
         """The first view's outputs, with the objective for their loss."""

@@ -8,14 +8,14 @@ would stand as negatives of each other.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.training.arguments import belongs_to
-from dai_plugin.training.graph import MOST
+from dai_plugin.training.graph import MOST, nodes_behind
 from dai_plugin.views.rows import Layout
 
 # Autograd nodes between what forward returned and what the criterion got, which leave
@@ -37,6 +37,8 @@ _IDENTITIES = frozenset(
 )
 _PARTS = ("SliceBackward", "SelectBackward", "IndexBackward", "SplitBackward",
           "NarrowBackward", "UnbindBackward", "GatherBackward")  # fmt: skip
+
+Place = tuple[Any, int]  # a node of autograd, and which of its results
 
 
 class Outputs:
@@ -119,14 +121,8 @@ class Outputs:
         """
         if node is None:
             return self._numbers.get(id(tensor))
-        while node is not None:
-            if (node, position) in self._numbers:
-                return self._numbers[node, position]
-            if node.name() not in _IDENTITIES and not _selects_all(node):
-                return None
-            edges = node.next_functions
-            node, position = edges[position if len(edges) > 1 else 0]
-        return None
+        places = _of_one_value(node, position)
+        return next((self._numbers[p] for p in places if p in self._numbers), None)
 
     def origin(self, tensor: Tensor) -> str | None:
         """The operations between an output and the tensor, if it comes from one."""
@@ -202,6 +198,46 @@ class Outputs:
             if number not in self._loose:
                 self._loose[number] = weakref.ref(views[0])
                 self._views[number] = views[1:]
+
+
+class StockOutputs:
+    """Knows what stock forwards of a network returned, for as long as its graph lives.
+
+    They are marked in the graph itself, which is neither kept nor changed.
+    """
+
+    def __init__(self) -> None:
+        self._mark = object()
+
+    def add(self, output: Any) -> None:
+        """Marks what a stock forward returned, in any structure."""
+        for leaf in pytree.tree_leaves(output):
+            node: Any = leaf.grad_fn if isinstance(leaf, Tensor) else None
+            if node is not None:
+                node.metadata[self._mark] = True
+
+    def among(self, places: Iterable[Place]) -> bool:
+        """Whether a tensor is one of them, in other clothes.
+
+        Args:
+            places: of the tensors in the graph.
+        """
+        walks = (_of_one_value(node, position) for node, position in places)
+        return any(self._mark in node.metadata for walk in walks for node, _ in walk)
+
+    def behind(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether one of the tensors was computed from them."""
+        return any(self._mark in node.metadata for node in nodes_behind(tensors))
+
+
+def _of_one_value(node: Any, position: int) -> Iterator[Place]:
+    """The places in the graph that hold one value, in other clothes, the last first."""
+    while node is not None:
+        yield node, position
+        if node.name() not in _IDENTITIES and not _selects_all(node):
+            return
+        edges = node.next_functions
+        node, position = edges[position if len(edges) > 1 else 0]
 
 
 def _between(place: Any, came_from: dict[Any, Any]) -> str:

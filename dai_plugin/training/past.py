@@ -3,7 +3,8 @@
 A criterion call whose arguments come from the parameters of the attached network, but
 not from a forward of it, was made with `model.forward(images)` or a network inside it;
 one whose arguments come from other parameters of the same shapes, with a copy or a
-network that a framework built anew.
+network that a framework built anew. What a stock forward returned, and what was made of
+it, is the loop's own, and excuses no other call.
 """
 
 import logging
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dai_plugin.training.graph import nodes_behind
+from dai_plugin.training.outputs import StockOutputs
 from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 
@@ -20,10 +22,15 @@ logger = logging.getLogger("dai_plugin")
 
 
 class Past:
-    """Watches criterion calls that are about no output of the current step."""
+    """Watches criterion calls that are about no output of the current step.
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    Args:
+        steps: of the network.
+        stock: what its stock forwards returned.
+    """
+
+    def __init__(self, steps: Steps, stock: StockOutputs) -> None:
+        self._steps, self._stock = steps, stock
         self._count = 0
         self._ended = 0
 
@@ -50,7 +57,7 @@ class Past:
             step.complaint = "the network's output after the loop changed it in place"
             return
         moving = [t for t in tensors if t.requires_grad]
-        if not moving or not self._steps.active or self._steps.stock:
+        if not moving or not self._steps.active or self._stock.behind(moving):
             return
         for tensor in moving:
             outputs = None if step is None else step.outputs

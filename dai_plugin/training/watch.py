@@ -31,7 +31,7 @@ class Subscriber(Protocol):
         """Sees a call that is about no attached network's outputs."""
 
     def combine(self, match: Any, criterion: Any, call: Any, result: Any) -> Any:
-        """What the caller is to get instead of the result."""
+        """What the caller is to get instead of the result; None leaves that."""
 
     def discard(self) -> None:
         """Called when such a call raises, so that its step is dropped."""
