@@ -108,7 +108,7 @@ def test_constants_go_by_size_unless_they_are_given():
         ({"name": "rain"}, ValueError, "no corruption 'rain'; take one of gaussian_no"),
         ({"severity": 6}, ValueError, "severity is 6; take a whole number from 1 to 5"),
         ({"severity": True}, ValueError, "severity is True"),
-        ({"severity": 1.5}, ValueError, "severity is 1.5"),
+        ({"severity": 2.0}, ValueError, "severity is 2.0"),
         ({"seeds": [1]}, ValueError, "1 seeds for 2 images; give one for each"),
         ({"constants": "coco"}, ValueError, "constants is 'coco'; take imagenet or ci"),
         ({"images": torch.zeros(2, 3, 9, 40)}, ValueError, "16 pixels a side"),

@@ -169,8 +169,7 @@ def shuffled(images: Tensor, moves: Tensor, reach: int) -> Tensor:
         images: `[N, C, H, W]`.
         moves: `[N, 2, H, W]`, from each pixel to its neighbour down and right, from
             -reach to reach - 1.
-        reach: as many pixels at the top and left and one fewer at the bottom and right
-            stay (one more at the top and left).
+        reach: the first reach + 1 and the last reach - 1 rows and columns have no turn.
     """
     height, width = images.shape[-2:]
     count, device = height * width, images.device
