@@ -3,6 +3,7 @@
 import colorsys
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_constants_go_by_size_unless_they_are_given():
         ({"name": "rain"}, ValueError, "no corruption 'rain'; take one of gaussian_no"),
         ({"severity": 6}, ValueError, "severity is 6; take a whole number from 1 to 5"),
         ({"severity": True}, ValueError, "severity is True"),
-        ({"severity": 1.5}, ValueError, "severity is 1.5"),
+        ({"severity": 2.0}, ValueError, "severity is 2.0"),
         ({"seeds": [1]}, ValueError, "1 seeds for 2 images; give one for each"),
         ({"constants": "coco"}, ValueError, "constants is 'coco'; take imagenet or ci"),
         ({"images": torch.zeros(2, 3, 9, 40)}, ValueError, "16 pixels a side"),
@@ -463,3 +464,20 @@ def test_channels_and_pixels_are_noisy_on_their_own():
     spectrum = torch.fft.fft2(noise).abs().square().mean((0, 1))
     halves = spectrum[1:16].mean() / spectrum[16:48].mean()
     assert halves.item() == pytest.approx(1, rel=0.1)
+
+
+def test_the_page_shows_the_constants():
+    """Of every corruption, for both sets, severity by severity."""
+    page = (Path(__file__).parents[1] / "docs" / "corruptions.md").read_text()
+    table = page.split("## Constants")[1].split("## What differs")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if "|" in line]
+    shown = {row[0].strip(): [cell.split(";") for cell in row[2:]] for row in rows[2:]}
+    assert tuple(shown) == ALL
+    for name, cells in shown.items():
+        for levels, cell in zip(
+            (CONSTANTS[of][name] for of in CONSTANTS), cells, strict=True
+        ):
+            listed = [x if isinstance(x, tuple) else (x,) for x in levels]
+            assert [tuple(part.split()) for part in cell] == [
+                tuple(map(str, level)) for level in listed
+            ]

@@ -43,7 +43,7 @@ def test_names_are_those_of_the_files(folder, tmp_path):
     assert stored_names(tmp_path / "elsewhere") == []
 
 
-@pytest.mark.parametrize("severity", [0, 6, True, 2.5, "1"])
+@pytest.mark.parametrize("severity", [0, 6, True, 2.0, "1"])
 def test_other_severities_are_refused(folder, severity):
     with pytest.raises(ValueError, match="take a whole number from 1 to 5"):
         stored(folder, "fog", severity)

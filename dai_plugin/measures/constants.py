@@ -134,8 +134,7 @@ def constants_for(
     if name not in (*NAMES, *EXTRA_NAMES):
         known = ", ".join((*NAMES, *EXTRA_NAMES))
         raise ValueError(f"there is no corruption {name!r}; take one of {known}")
-    if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity is {severity!r}; take a whole number from 1 to 5")
+    check_severity(severity)
     if of is None:
         of = "cifar" if side <= 64 else "imagenet"
     if of not in CONSTANTS:
@@ -143,3 +142,9 @@ def constants_for(
         raise ValueError(f"constants is {of!r}; take {known}, or None to go by size")
     found = CONSTANTS[of][name][severity - 1]
     return found if isinstance(found, tuple) else (found,)
+
+
+def check_severity(severity: object) -> None:
+    """Refuses everything but the whole numbers from 1 to 5."""
+    if type(severity) is not int or not 1 <= severity <= 5:
+        raise ValueError(f"severity is {severity!r}; take a whole number from 1 to 5")

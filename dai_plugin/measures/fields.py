@@ -81,18 +81,22 @@ def frosted_glass(draws: Draws, size: int) -> Tensor:
     """Pictures of frost, `[N, 3, size, size]` in [0, 1]: crystals on pale blue glass.
 
     The crystals are the creases of clouds, where their height crosses the middle, on a
-    finer grain. Brightness differs between pictures, and their mean, spread and tint
-    are those of the photographs that the published sets were made with.
+    finer grain. Brightness differs between pictures; their mean, spread, tint and
+    spectrum are near those of the photographs that the published sets were made with.
     """
-    clouds, grain = plasma(draws, size, 1.7), plasma(draws, size, 1.4)
-    level = draws.uniform(0.48, 0.82, 1, 1)
+    clouds, grain = plasma(draws, size, 1.7), plasma(draws, size, 0.95)
+    level = draws.uniform(0.4, 0.88, 1, 1)
     height = clouds - clouds.mean((1, 2), keepdim=True)
-    crystals = 0.5 * (1 - 4 * height.abs()).clamp(min=0) + grain
-    crystals = crystals - crystals.mean((1, 2), keepdim=True)
-    spread = crystals.square().mean((1, 2), keepdim=True).sqrt()
-    light = level + 0.11 * crystals / spread
-    tint = light.new_tensor([-0.07, 0.02, 0.05])
-    return (light[:, None] + tint[:, None, None]).clamp(0, 1)
+    creases = (1 - 4 * height.abs()).clamp(min=0)
+    crystals = _standard(_standard(creases) + 2 * _standard(grain))
+    tint = crystals.new_tensor([-0.07, 0.02, 0.05])
+    pictures = (level + 0.11 * crystals)[:, None] + tint[:, None, None]
+    return pictures.clamp(0, 1)
+
+
+def _standard(fields: Tensor) -> Tensor:
+    fields = fields - fields.mean((1, 2), keepdim=True)
+    return fields / fields.square().mean((1, 2), keepdim=True).sqrt()
 
 
 def _stretched(fields: Tensor) -> Tensor:

@@ -142,16 +142,16 @@ def coarse(images: Tensor, share: float) -> Tensor:
     for axis in (-1, -2):
         images = _means(images, axis, int(images.shape[axis] * share))
     for axis, side in ((-2, height), (-1, width)):
-        shown = torch.arange(side, device=images.device) + 0.5
-        block = (shown.double() * images.shape[axis] / side).long()
-        images = images.index_select(axis, block)
+        shown = torch.arange(side, dtype=torch.float64) + 0.5
+        block = (shown * images.shape[axis] / side).long()
+        images = images.index_select(axis, block.to(images.device))
     return images
 
 
 def _means(images: Tensor, axis: int, count: int) -> Tensor:
     """The means of `count` stretches of an axis, as differences of running sums."""
-    edges = torch.arange(count + 1, device=images.device, dtype=torch.float64)
-    edges = (edges * images.shape[axis] / count + 0.5).long()
+    edges = torch.arange(count + 1, dtype=torch.float64)
+    edges = (edges * images.shape[axis] / count + 0.5).long().to(images.device)
     sums = F.pad(images.cumsum(axis), (1, 0) if axis == -1 else (0, 0, 1, 0))
     lengths = edges.diff().to(images)
     totals = sums.index_select(axis, edges).diff(dim=axis)
@@ -169,8 +169,7 @@ def shuffled(images: Tensor, moves: Tensor, reach: int) -> Tensor:
         images: `[N, C, H, W]`.
         moves: `[N, 2, H, W]`, from each pixel to its neighbour down and right, from
             -reach to reach - 1.
-        reach: as many pixels at the top and left and one fewer at the bottom and right
-            stay (one more at the top and left).
+        reach: the first reach + 1 and the last reach - 1 rows and columns have no turn.
     """
     height, width = images.shape[-2:]
     count, device = height * width, images.device

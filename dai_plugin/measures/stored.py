@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dai_plugin.measures.constants import check_severity
+
 _LABELS = "labels"
 
 
@@ -30,8 +32,7 @@ def stored(folder: Path | str, name: str, severity: int) -> tuple[Tensor, Tensor
         FileNotFoundError: if the folder lacks a file.
         ValueError: if a file holds something else, or for other severities.
     """
-    if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity is {severity!r}; take a whole number from 1 to 5")
+    check_severity(severity)
     images, labels = _read(Path(folder), name), _read(Path(folder), _LABELS)
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         raise ValueError(
