@@ -11,6 +11,12 @@ from torch import Tensor
 from dai_plugin.losses.groups import Scratch, sum_of_squares
 
 
+def hard_labels(target: Tensor) -> bool:
+    """Whether these are labels of classes `[N]`; bools say which rows count."""
+    whole = not (target.is_floating_point() or target.is_complex())
+    return target.dim() == 1 and whole and target.dtype != torch.bool
+
+
 class ClassGroups:
     """Groups of rows that share a label; the labels are never read on the host.
 

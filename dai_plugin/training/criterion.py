@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import _reduction as legacy
 from torch.utils import _pytree as pytree
 
+from dai_plugin.losses.classes import hard_labels
 from dai_plugin.training.follow import Follow
 from dai_plugin.training.outputs import Outputs
 
@@ -126,8 +127,7 @@ class Call:
     def labels(self) -> Tensor | None:
         """The first argument with hard labels, as it was before the call."""
         kept = [self._before.untouched(i) for i in self._others]
-        hard = [t for t in kept if t.dim() == 1 and not t.is_floating_point()]
-        return next(iter(hard or kept), None)
+        return next(iter([t for t in kept if hard_labels(t)] or kept), None)
 
     def follow(self, following: Follow) -> None:
         """Gives each view its own target, where targets move with the views.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dai_plugin.losses.classes import hard_labels
 from dai_plugin.training.arguments import COUNT, Arguments
 from dai_plugin.training.criterion import (
     Call,
@@ -176,7 +177,7 @@ class OwnLoss:
         """Finds the labels, for class-wise terms."""
         found = {n: t for n, t in arguments.others.items() if t.dim() == 1}
         named = [t for n, t in found.items() if "label" in n or "cls" in n]
-        hard = [t for t in found.values() if not t.is_floating_point()]
+        hard = [t for t in found.values() if hard_labels(t)]
         self._labels = next(iter([*named, *hard]), None)
 
     def evaluating(self) -> None:
