@@ -83,8 +83,9 @@ class Settings:
             (integers; found by themselves where they have the images' size), "heatmap"
             (floating point, of any resolution), "boxes" (`[B, 4]` or `[B, K, 4]`,
             x1, y1, x2, y2) or "keypoints" (`[B, K, 2]`, x, y), in pixels.
-        ignore_index: the label of a mask where a view shows what lies outside the
-            image; None asks the criterion, else takes -100.
+        ignore_index: the label of what has none: of a mask where a view shows what
+            lies outside the image, and of images that class-wise terms leave out; None
+            asks the criterion, else takes -100.
 
     Raises:
         TypeError: a setting is of a wrong type.
@@ -235,6 +236,15 @@ class Settings:
                 f"alpha + beta = {self.weight} it must lie in [0, 1]"
             )
         return found
+
+    def ignored(self, told: int | None = None) -> int:
+        """The label of what has none, in masks and class-wise terms.
+
+        Args:
+            told: the one that the criterion or the network names, None if none.
+        """
+        found = told if self.ignore_index is None else self.ignore_index
+        return -100 if found is None else found  # torch's own default
 
     def layout(self, images: int) -> Layout:
         """The rows of a training forward of so many images that makes views."""

@@ -259,6 +259,7 @@ def told_ignore_index(criterion: Any, args: Any, kwargs: Any) -> int | None:
 def _bound(criterion: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """What a call binds to the names of a criterion's arguments, and their defaults."""
     function = getattr(criterion, "func", criterion)  # of a functools.partial
+    function = _past_watching(function)
     bound = dict(getattr(criterion, "keywords", {}))
     try:
         signature = inspect.signature(function)

@@ -31,6 +31,7 @@ def literal_gradient(
     layers: list[str],
     settings: Settings,
     layout: Layout,
+    ignored: int,
 ) -> dict[str, Tensor]:
     """The gradient of the objective in float64, by parameter.
 
@@ -42,6 +43,7 @@ def literal_gradient(
         layers: that were chosen.
         settings: of the run.
         layout: of the rows.
+        ignored: label of rows that have none.
     """
     rows = _rows_of(call)
     chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
@@ -61,7 +63,7 @@ def literal_gradient(
     in_groups = [*range(viewed), *range(images, rows)]
     activations = {key: a[in_groups] for key, a in activations.items()}
     own = _part(targets[0], slice(viewed), images)
-    terms = _terms(activations, chosen, own, viewed, settings, task.device)
+    terms = _terms(activations, chosen, own, viewed, settings, ignored, task.device)
     terms = terms * settings.every * (images if sums else 1)
     factor = 1 - settings.multiplier(0) * settings.weight
     total = factor * task.double() + terms
@@ -97,6 +99,7 @@ def _terms(
     targets: Any,
     images: int,
     settings: Settings,
+    ignored: int,
     device: torch.device,
 ) -> Any:
     """The terms, weighed: literally."""
@@ -106,19 +109,25 @@ def _terms(
         keys = [key for key in activations if key[0] in layers]
         weights = spread_weights(term.layer_weights, term.last_to_first, layers, keys)
         for weight, key in zip(weights, keys, strict=True):
-            loss = _loss(term, activations[key], targets, images, settings)
+            loss = _loss(term, activations[key], targets, images, settings, ignored)
             share = settings.multiplier(0) * term.weight * weight
             total = total + share * loss.to(device)
     return total
 
 
 def _loss(
-    term: Term, rows: Tensor, targets: Any, images: int, settings: Settings
+    term: Term,
+    rows: Tensor,
+    targets: Any,
+    images: int,
+    settings: Settings,
+    ignored: int,
 ) -> Tensor:
     if term.loss in ("ratio", "class"):
         groups = torch.arange(images) if term.loss == "ratio" else targets
         groups = groups.repeat(settings.num_views).to(rows.device)
-        return literal.grouped(rows, groups, settings.correction)
+        counts = groups >= 0 if term.loss == "ratio" else groups != ignored
+        return literal.grouped(rows[counts], groups[counts], settings.correction)
     views = rows.double().view(-1, images, *rows.shape[1:])
     if isinstance(term.loss, str):
         return _LITERAL[term.loss](views, **term.options)

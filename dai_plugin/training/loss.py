@@ -15,7 +15,7 @@ from dai_plugin.training.criterion import (
     told_ignore_index,
     told_reduction,
 )
-from dai_plugin.training.follow import Follow
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.objective import factor
 from dai_plugin.training.past import Past
 from dai_plugin.training.step import Step
@@ -106,7 +106,7 @@ class CriterionLoss:
             task,
             match.labels if needed else None,
             scale=step.images if sums else 1.0,
-            ignore_index=getattr(criterion, "ignore_index", -100),
+            told=told_ignore_index(criterion, *match.arguments) if needed else None,
         )
         return match.with_loss(total)
 
@@ -198,6 +198,7 @@ class OwnLoss:
             task,
             self._labels,
             scale=self._scale(step, args, kwargs, task),
+            told=ignored_by(self._steps.base),
         )
         return _with_entry(outputs.handed_out(), settings.loss, total)
 

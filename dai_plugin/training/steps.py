@@ -208,7 +208,7 @@ class Steps:
         task: Tensor,
         targets: Tensor | None = None,
         scale: float | Tensor = 1.0,
-        ignore_index: int = -100,
+        told: int | None = None,
     ) -> Tensor:
         """The objective of a step from its task loss, a fresh tensor.
 
@@ -217,13 +217,13 @@ class Steps:
             task: the task loss.
             targets: `[B, ...]` of the loop, for terms that need them.
             scale: of the terms.
-            ignore_index: the label of rows that have none.
+            told: the label that the criterion or the network ignores, if it names one.
 
         Raises:
             RuntimeError: a measured activation was overwritten in place.
         """
         _refuse_overwritten(step)
-        losses = self.terms.losses(step, targets, ignore_index)
+        losses = self.terms.losses(step, targets, self.settings.ignored(told))
         losses = {number: each.to(task.device) for number, each in losses.items()}
         weighed = self.terms.weighed(step, losses)
         total = objective(step, task, self.settings, weighed, scale)
