@@ -101,7 +101,7 @@ def test_an_ignored_label_is_no_class(way, seed):
     assert term == pytest.approx(expected.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("labels", [(1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("labels", [(1, 9), (9, 9), (9, 1), (1, 1)])
 @pytest.mark.parametrize("correction", [0, 1])
 @pytest.mark.parametrize("way", ["attribute", "partial", "settings"])
 def test_the_dry_run_ignores_what_the_run_ignores(labels, correction, way):

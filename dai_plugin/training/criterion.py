@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.losses.classes import hard_labels
 from dai_plugin.training.follow import Follow
+from dai_plugin.training.look import is_sum
 from dai_plugin.training.outputs import Outputs
 
 _MOVED = (
@@ -176,12 +177,13 @@ class Call:
         found: Tensor = pytree.tree_leaves(result)[self._place]
         return found
 
-    def sums(self, criterion: Any) -> bool:
+    def sums(self, criterion: Any) -> bool | None:
         """Whether the criterion sums over images, tried with all views at once.
 
         A sum over all rows is that of the views' losses, a mean over them is their
-        mean over the rows. For what is neither, no. A copy of the criterion is
-        tried where it can be copied, since it may count its calls or remember them.
+        mean over the rows. For what is neither, no; None where these views do not
+        tell. A copy of the criterion is tried where it can be copied, since it may
+        count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
         if len(views) == 1 or views[0].dim():
@@ -200,9 +202,7 @@ class Call:
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
-        near = torch.isclose(together, expected, rtol=0.05)
-        other = torch.isclose(together, self.layout.mean(views), rtol=0.05)
-        return bool(near & ~other)
+        return is_sum(together, expected, self.layout.mean(views))
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
         view = self.outputs.view(self._found[i], v, leaf)

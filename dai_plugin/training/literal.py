@@ -17,6 +17,7 @@ from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
 from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import LayerHooks, find_rows
+from dai_plugin.training.look import is_sum
 from dai_plugin.training.loss import own_loss
 from dai_plugin.training.predictions import predictions
 from dai_plugin.views.rows import Layout
@@ -165,7 +166,8 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
                 for i in range(images)
             ]
         leaves = [next(iter(pytree.tree_leaves(each))) for each in single]
-        return bool(torch.isclose(torch.stack(leaves).sum(), loss, rtol=0.05))
+        each = torch.stack(leaves)
+        return bool(is_sum(loss, each.sum(), each.mean()))
     except Exception:
         return False  # a criterion that takes no single image
 

@@ -20,6 +20,8 @@ from dai_plugin.losses.weights import Key
 from dai_plugin.training.hooks import LayerHooks, Visit
 from dai_plugin.training.inert import Hook
 
+_NEAR = 0.1  # relative difference of losses under dropout, which draws anew
+
 
 class Look:
     """What a run on `rows + 1` rows showed.
@@ -92,6 +94,20 @@ def answers_to(hooks: LayerHooks, args: Any, kwargs: Any, name: str) -> bool:
         output = _run(hooks, lambda *_: None, args, changed)
         found.append([t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)])
     return any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def is_sum(found: Tensor, as_sum: Tensor, as_mean: Tensor) -> bool | None:
+    """Whether a loss of more rows is a sum over them, None where that is not seen.
+
+    Args:
+        found: the loss.
+        as_sum: what it would be as a sum; equal to the next where losses are zero.
+        as_mean: what it would be as a mean. What is neither is no sum.
+    """
+    away, other = (found - as_sum).abs(), (found - as_mean).abs()
+    if not found.isfinite() or away == other:
+        return None
+    return bool((away < other) & (away <= _NEAR * as_sum.abs()))
 
 
 def _run(hooks: LayerHooks, visit: Visit, args: Any, kwargs: Any) -> Any:

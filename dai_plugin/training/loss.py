@@ -120,7 +120,7 @@ class CriterionLoss:
             return told == "sum"
         if self._sums is None:
             self._sums = match.sums(criterion)
-        return self._sums
+        return bool(self._sums)  # not seen: the next step asks again
 
     def _follow(self, step: Step, match: Call, criterion: Any) -> None:
         """Lets the targets that belong to pixels follow their views."""
