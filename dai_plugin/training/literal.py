@@ -3,6 +3,7 @@
 For a few images at a time: `check` compares the gradients of a run with these.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from dai_plugin.losses import literal
 from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
+from dai_plugin.training.arguments import COUNT
 from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import LayerHooks, find_rows
 from dai_plugin.training.look import is_sum
@@ -46,6 +48,8 @@ def literal_gradient(
         layout: of the rows.
         ignored: label of rows that have none.
     """
+    # As it was before the step.
+    unused = copy.deepcopy(network) if criterion is None else None
     rows = _rows_of(call)
     chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
     chosen = {key: [n for n in names if n in layers] for key, names in chosen.items()}
@@ -60,7 +64,12 @@ def literal_gradient(
         loss = settings.loss if criterion is None else None
         activations[OUTPUT, 0] = predictions(output, rows, loss, reached)
     images, viewed = layout.images, layout.viewed
-    task, sums = _task(output, criterion, targets, settings.loss, layout)
+    if criterion is None:
+        task = own_loss(output, settings.loss)
+        sums = _own_sums(unused, call, settings.loss, task.detach())
+        task = task.mean() * (images / rows if sums else 1)
+    else:
+        task, sums = _task(output, criterion, targets, settings.loss, layout)
     in_groups = [*range(viewed), *range(images, rows)]
     activations = {key: a[in_groups] for key, a in activations.items()}
     own = _part(targets[0], slice(viewed), images)
@@ -81,8 +90,6 @@ def _task(
 ) -> tuple[Tensor, bool]:
     """The task loss over all rows, and whether it is a sum over images."""
     rows, images, viewed = layout.rows, layout.images, layout.viewed
-    if criterion is None:
-        return own_loss(output, name).mean(), False
     first = _part(output, slice(images), rows)
     loss = task_of(first, criterion, targets[0], name)
     sums, task = _sums(criterion, first, targets[0], loss), loss.mean() * images / rows
@@ -170,6 +177,24 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
         return bool(is_sum(loss, each.sum(), each.mean()))
     except Exception:
         return False  # a criterion that takes no single image
+
+
+def _own_sums(network: Any, call: Any, name: str | int, loss: Tensor) -> bool:
+    """Whether the loss that the network returned doubles if each row comes twice."""
+    rows = _rows_of(call)
+
+    def doubled(leaf: Any) -> Any:
+        whole = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
+        return torch.cat([leaf, leaf]) if whole else leaf
+
+    args, kwargs = pytree.tree_map(doubled, call)
+    if kwargs.get(COUNT) is not None:
+        kwargs = {**kwargs, COUNT: 2 * kwargs[COUNT]}
+    if loss.dim():
+        return False
+    with torch.no_grad():
+        twice = own_loss(network(*args, **kwargs), name)
+    return bool(is_sum(twice, 2 * loss, loss))
 
 
 def _part(values: Any, some: slice, rows: int) -> Any:

@@ -171,7 +171,8 @@ class OwnLoss:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._labels: Tensor | None = None
-        self._counts: bool | None = None  # whether the model uses the loop's count
+        self._sums: bool | None = None  # whether the model sums over rows
+        self._counts: bool | None = None  # whether it uses the loop's count
 
     def begin(self, arguments: Arguments) -> None:
         """Finds the labels, for class-wise terms."""
@@ -193,16 +194,27 @@ class OwnLoss:
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
         task = loss if views is None else step.layout.mean(views)
+        sums = views is None and self._is_sum(step, args, kwargs)
+        if sums:  # of all rows: B times their mean, as of a criterion that sums
+            task = task / (step.layout.rows / step.images)
         total = self._steps.total(
             step,
             task,
             self._labels,
-            scale=self._scale(step, args, kwargs, task),
+            scale=step.images if sums else self._scale(step, args, kwargs),
             told=ignored_by(self._steps.base),
         )
         return _with_entry(outputs.handed_out(), settings.loss, total)
 
-    def _scale(self, step: Step, args: Any, kwargs: Any, task: Tensor) -> Any:
+    def _is_sum(self, step: Step, args: Any, kwargs: Any) -> bool:
+        if self._sums is None and step.layout.num_views > 1:
+            name = self._steps.settings.loss
+            self._sums = self._steps.sums(
+                step, args, kwargs, lambda output: own_loss(output, name)
+            )
+        return bool(self._sums)  # not seen: the next step asks again
+
+    def _scale(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Of the terms: the share of this micro-batch in the loop's count of images.
 
         A model that uses the count returns a sum over rows divided by it; one that

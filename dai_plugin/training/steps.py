@@ -1,7 +1,7 @@
 """Steps of one network, opened and closed: shared by `attach` and explicit form."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dai_plugin.training.draws import Draws
 from dai_plugin.training.growth import Growth
 from dai_plugin.training.inert import hooked
 from dai_plugin.training.ledger import Ledger
-from dai_plugin.training.look import Look, answers_to, look
+from dai_plugin.training.look import Look, answers_to, look, sums_rows
 from dai_plugin.training.notice import tell, warn
 from dai_plugin.training.objective import objective
 from dai_plugin.training.outputs import Outputs
@@ -182,6 +182,17 @@ class Steps:
     def uses(self, args: Any, kwargs: Any, name: str) -> bool:
         """Whether a keyword changes the loss that the network returns."""
         return answers_to(self.hooks, args, kwargs, name)
+
+    def sums(
+        self, step: Step, args: Any, kwargs: Any, loss_of: Callable[[Any], Tensor]
+    ) -> bool | None:
+        """Whether the network's own loss is a sum over rows; None if not seen."""
+        some = max(step.images, 2)  # a batch norm may want more than one
+        try:
+            return sums_rows(self.hooks, args, kwargs, loss_of, some, step.grown)
+        except Exception as error:
+            logger.debug("a look at the network's loss failed: %s", error)
+            return False
 
     def _leave_out_spoiled(self, step: Step, args: Any, kwargs: Any) -> None:
         """Lets "auto" leave out what the network overwrites in place."""
