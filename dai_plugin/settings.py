@@ -214,6 +214,11 @@ class Settings:
         return tuple(given)
 
     @property
+    def needs_targets(self) -> bool:
+        """Whether a term that weighs anything compares with the loop's targets."""
+        return any(term.needs_targets and term.weight > 0 for term in self.terms)
+
+    @property
     def convex(self) -> bool:
         """Whether the task loss has the weight that alpha and beta leave it."""
         return isinstance(self.term, str) or callable(self.term)

@@ -124,3 +124,88 @@ class Clamped(nn.Module):
     def forward(self, output, target):
         each = F.cross_entropy(output, target, ignore_index=9, reduction="none")
         return each.sum() / (target != 9).sum().clamp(min=1)
+
+
+class Own(nn.Module):
+    """Takes its loss itself, whatever its arguments are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Plain()
+
+    def forward(self, x, *args, **kwargs):
+        logits = self.net(x)
+        return {"loss": logits.square().mean(), "logits": logits}
+
+
+def others_of(kind, seed):
+    """Arguments beside the images, in a random order, and which is the target."""
+    images, labels, counts = batch_of(seed)
+    numbers = torch.randperm(len(images)) + 10
+    name = ["labels", "target", "gt_label", "cls"][seed % 4]
+    target = {
+        "hard": labels,
+        "soft": torch.rand(len(images), 5),
+        "mask": torch.randint(3, (len(images), 6, 6)),
+        "unnamed": labels,
+    }[kind]
+    others = {"counts": counts, "meta": torch.rand(len(images))}
+    others |= {"y": target} if kind == "unnamed" else {"index": numbers, name: target}
+    order = torch.randperm(len(others)).tolist()
+    return images, {list(others)[i]: list(others.values())[i] for i in order}, target
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "mask", "unnamed"])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_target_of_a_model_with_its_own_loss(kind, seed):
+    """By its name, of any shape; by its kind, where no name tells."""
+    images, others, target = others_of(kind, seed)
+    seen = []
+
+    def own(activations, targets):
+        seen.append(targets)
+        return activations.var()
+
+    net, options = Own(), {**OPTIONS, "layers": ["net.features"]}
+    attach(net, term=own, scheme="photometric", **options)
+    net(images, **others)["loss"].backward()
+    assert torch.equal(seen[0], target)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_of_a_model_with_its_own_loss(seed):
+    """They are those of the target, and the dry run agrees."""
+    images, others, target = others_of("hard", seed)
+    net, options = Own(), {**OPTIONS, "layers": ["net.features"], "beta": 0.3}
+    with attach(net, **options) as attachment:
+        net(images, **others)["loss"].backward()
+        term = attachment.stats()["terms"]["class"]["net.features"]
+    expected = oracle.class_invariance_loss(net.net.seen[0], target.repeat(2))
+    assert term == pytest.approx(expected.item(), rel=1e-4)
+    found = check(Own(), None, {"x": images, **others}, **options)
+    assert found.ok, str(found)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("label_a", "label_b")])
+def test_two_candidates_for_the_target_are_refused(names):
+    """Where a term needs it: guessing would train on the wrong groups."""
+    images, labels, _ = batch_of(0)
+    others, options = dict.fromkeys(names, labels), {**OPTIONS, "layers": "auto"}
+    net = Own()
+    with attach(net, **options):
+        net(images, **others)["loss"].backward()
+    attach(net, beta=0.1, **options)
+    with pytest.raises(ValueError, match=f"arguments {', '.join(names)} of the.*label"):
+        net(images, **others)
+
+
+def test_the_dry_run_takes_labels_out_of_several_targets():
+    """As the run does: the first that are hard."""
+
+    def criterion(output, targets):
+        return F.cross_entropy(output, targets[1]) + targets[0].mean()
+
+    images, labels, _ = batch_of(0)
+    targets = torch.rand(len(images), 2), labels
+    found = check(Plain(), criterion, (images, targets), beta=0.3, **OPTIONS)
+    assert found.ok, str(found)

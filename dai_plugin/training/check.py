@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import unwrap, why_not
+from dai_plugin.losses.classes import first_labels
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training import given as given_views
-from dai_plugin.training.arguments import Arguments
+from dai_plugin.training.arguments import Arguments, target_among
 from dai_plugin.training.attachment import Attachment
 from dai_plugin.training.criterion import told_ignore_index
 from dai_plugin.training.follow import Follow, ignored_by
@@ -156,6 +157,11 @@ def _try(
         told = ignored_by(base)
         if criterion is not None:
             told = told_ignore_index(criterion, (output, targets), {})
+        if criterion is None and settings.needs_targets:
+            labels = target_among(arguments.others)
+        else:
+            leaves = pytree.tree_leaves(targets)
+            labels = first_labels([t for t in leaves if isinstance(t, Tensor)])
         following = Follow(step, settings, ignored_by(base))
         for name, leaf in arguments.others.items():
             how = following.how(following.kind_of_argument(name, leaf))
@@ -179,6 +185,7 @@ def _try(
             attachment.layers,
             settings,
             settings.layout(len(arguments.images)),
+            labels,
             settings.ignored(told),
         )
         found.gradient_error = _worst(network, expected)

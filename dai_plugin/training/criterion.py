@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import _reduction as legacy
 from torch.utils import _pytree as pytree
 
-from dai_plugin.losses.classes import hard_labels
+from dai_plugin.losses.classes import first_labels
 from dai_plugin.training.follow import Follow
 from dai_plugin.training.look import is_sum
 from dai_plugin.training.outputs import Outputs
@@ -127,8 +127,7 @@ class Call:
     @property
     def labels(self) -> Tensor | None:
         """The first argument with hard labels, as it was before the call."""
-        kept = [self._before.untouched(i) for i in self._others]
-        return next(iter([t for t in kept if hard_labels(t)] or kept), None)
+        return first_labels([self._before.untouched(i) for i in self._others])
 
     def follow(self, following: Follow) -> None:
         """Gives each view its own target, where targets move with the views.

@@ -34,6 +34,7 @@ def literal_gradient(
     layers: list[str],
     settings: Settings,
     layout: Layout,
+    labels: Tensor | None,
     ignored: int,
 ) -> dict[str, Tensor]:
     """The gradient of the objective in float64, by parameter.
@@ -46,6 +47,7 @@ def literal_gradient(
         layers: that were chosen.
         settings: of the run.
         layout: of the rows.
+        labels: `[B, ...]`, for terms that need targets.
         ignored: label of rows that have none.
     """
     # As it was before the step.
@@ -72,7 +74,7 @@ def literal_gradient(
         task, sums = _task(output, criterion, targets, settings.loss, layout)
     in_groups = [*range(viewed), *range(images, rows)]
     activations = {key: a[in_groups] for key, a in activations.items()}
-    own = _part(targets[0], slice(viewed), images)
+    own = None if labels is None else labels[:viewed]
     terms = _terms(activations, chosen, own, viewed, settings, ignored, task.device)
     terms = terms * settings.every * (images if sums else 1)
     factor = 1 - settings.multiplier(0) * settings.weight

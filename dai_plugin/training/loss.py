@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dai_plugin.losses.classes import hard_labels
-from dai_plugin.training.arguments import COUNT, Arguments
+from dai_plugin.training.arguments import COUNT, Arguments, target_among
 from dai_plugin.training.criterion import (
     Call,
     Snapshot,
@@ -100,7 +99,7 @@ class CriterionLoss:
                     f"output {match.outputs.primary}"
                 )
             return match.with_loss(factor(step, self._steps.settings) * task)
-        needed = any(term.needs_targets for term in self._steps.settings.terms)
+        needed = self._steps.settings.needs_targets
         total = self._steps.total(
             step,
             task,
@@ -170,16 +169,14 @@ class OwnLoss:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._labels: Tensor | None = None
+        self._targets: Tensor | None = None
         self._sums: bool | None = None  # whether the model sums over rows
         self._counts: bool | None = None  # whether it uses the loop's count
 
     def begin(self, arguments: Arguments) -> None:
-        """Finds the labels, for class-wise terms."""
-        found = {n: t for n, t in arguments.others.items() if t.dim() == 1}
-        named = [t for n, t in found.items() if "label" in n or "cls" in n]
-        hard = [t for t in found.values() if hard_labels(t)]
-        self._labels = next(iter([*named, *hard]), None)
+        """Finds the targets, for terms that need them."""
+        needed = self._steps.settings.needs_targets
+        self._targets = target_among(arguments.others) if needed else None
 
     def evaluating(self) -> None:
         """Nothing is to be done."""
@@ -200,7 +197,7 @@ class OwnLoss:
         total = self._steps.total(
             step,
             task,
-            self._labels,
+            self._targets,
             scale=step.images if sums else self._scale(step, args, kwargs),
             told=ignored_by(self._steps.base),
         )
