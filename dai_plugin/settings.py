@@ -84,8 +84,9 @@ class Settings:
             (integers; found by themselves where they have the images' size), "heatmap"
             (floating point, of any resolution), "boxes" (`[B, 4]` or `[B, K, 4]`,
             x1, y1, x2, y2) or "keypoints" (`[B, K, 2]`, x, y), in pixels.
-        ignore_index: the label of a mask where a view shows what lies outside the
-            image; None asks the criterion, else takes -100.
+        ignore_index: the label of what has none: of a mask where a view shows what
+            lies outside the image, and of images that class-wise terms leave out; None
+            asks the criterion, else takes -100.
 
     Raises:
         TypeError: a setting is of a wrong type.
@@ -214,6 +215,11 @@ class Settings:
         return tuple(given)
 
     @property
+    def needs_targets(self) -> bool:
+        """Whether a term that weighs anything compares with the loop's targets."""
+        return any(term.needs_targets and term.weight > 0 for term in self.terms)
+
+    @property
     def convex(self) -> bool:
         """Whether the task loss has the weight that alpha and beta leave it."""
         return isinstance(self.term, str) or callable(self.term)
@@ -236,6 +242,15 @@ class Settings:
                 f"alpha + beta = {self.weight} it must lie in [0, 1]"
             )
         return found
+
+    def ignored(self, told: int | None = None) -> int:
+        """The label of what has none, in masks and class-wise terms.
+
+        Args:
+            told: the one that the criterion or the network names, None if none.
+        """
+        found = told if self.ignore_index is None else self.ignore_index
+        return -100 if found is None else found  # torch's own default
 
     def layout(self, images: int) -> Layout:
         """The rows of a training forward of so many images that makes views."""

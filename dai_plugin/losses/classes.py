@@ -5,10 +5,23 @@ is known on the device alone, hence they are not taken out but set to a row that
 less which all is taken: to zeros.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from dai_plugin.losses.groups import Scratch, sum_of_squares
+
+
+def hard_labels(target: Tensor) -> bool:
+    """Whether these are labels of classes `[N]`; bools say which rows count."""
+    whole = not (target.is_floating_point() or target.is_complex())
+    return target.dim() == 1 and whole and target.dtype != torch.bool
+
+
+def first_labels(targets: Sequence[Tensor]) -> Tensor | None:
+    """The first of them that are hard labels, else the first."""
+    return next(iter([t for t in targets if hard_labels(t)] or targets), None)
 
 
 class ClassGroups:

@@ -21,7 +21,7 @@ def grouped(rows: Tensor, groups: Tensor, correction: int) -> Tensor:
     flat = rows.double().flatten(1)
     distances = (flat[:, None] - flat[None, :]).square().mean(2)
     pairs = torch.ones_like(distances) - correction * torch.eye(len(flat)).to(distances)
-    total = (distances * pairs).sum() / pairs.sum()
+    total = (distances * pairs).sum() / pairs.sum().clamp(min=1)
     within = []
     for group in torch.unique(groups):
         inside = pairs * (groups[:, None] == group) * (groups[None, :] == group)

@@ -15,7 +15,7 @@ in O(N * D) time, from a few sums of squares a layer, without a matrix of distan
 import torch
 from torch import Tensor
 
-from dai_plugin.losses.classes import ClassGroups
+from dai_plugin.losses.classes import ClassGroups, hard_labels
 from dai_plugin.losses.groups import ViewGroups
 from dai_plugin.losses.tap import tap
 
@@ -84,10 +84,11 @@ def class_invariance_loss(
     Raises:
         ValueError: `labels` is not one label a row (soft labels, say), or `correction`
             is neither 0 nor 1.
-        TypeError: labels are floating point, or activations are not.
+        TypeError: labels are floating point or bool, or activations are not floating
+            point.
     """
     _check(correction)
-    if labels.is_floating_point() or labels.dim() != 1:
+    if not hard_labels(labels):
         kind = TypeError if labels.dim() == 1 else ValueError
         raise kind(
             f"class invariance needs hard labels [N] of an integer dtype, got "

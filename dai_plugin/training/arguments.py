@@ -5,6 +5,7 @@ included, whose first dimension is B goes to as many rows as there are views, th
 by the scheme and all others (labels, metadata, masks of tokens) by repetition.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dai_plugin.losses.classes import hard_labels
 from dai_plugin.views.rows import Layout
 from dai_plugin.views.targets import Kind
 
@@ -181,7 +183,31 @@ class Remembered:
 
 def names_target(name: str) -> bool:
     """Whether an argument of that name is what the network is to find."""
-    return any(word in name.lower() for word in ("label", "target"))
+    name = name.lower()
+    # Ultralytics' batches have "cls", which is no part of a word, as in cls_token.
+    return "label" in name or "target" in name or bool(re.search(r"\bcls\b", name))
+
+
+def target_among(others: Mapping[str, Tensor]) -> Tensor | None:
+    """The argument that terms compare with, of a network with a loss of its own.
+
+    What is named a target, of any shape, hard labels first; if nothing is, hard labels.
+
+    Args:
+        others: the tensors beside the images, by name.
+
+    Raises:
+        ValueError: several hold hard labels, and their names do not tell them apart.
+    """
+    named = [name for name in others if names_target(name)]
+    hard = [name for name in named or others if hard_labels(others[name])]
+    if len(hard) > 1:
+        raise ValueError(
+            f"the arguments {', '.join(hard)} of the network all hold labels [B], and "
+            "a term needs to know which are the targets: pass these, and no others, by "
+            "a keyword that has label or target in it"
+        )
+    return next((others[name] for name in [*hard, *named]), None)
 
 
 def _one_label(leaf: Tensor) -> bool:

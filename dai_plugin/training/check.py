@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dai_plugin.layers import unwrap, why_not
+from dai_plugin.losses.classes import first_labels
 from dai_plugin.settings import Keywords, Settings, shows_settings
 from dai_plugin.training import given as given_views
-from dai_plugin.training.arguments import Arguments
+from dai_plugin.training.arguments import Arguments, target_among
 from dai_plugin.training.attachment import Attachment
 from dai_plugin.training.criterion import told_ignore_index
 from dai_plugin.training.follow import Follow, ignored_by
@@ -153,6 +154,14 @@ def _try(
         found.repeated = {n: list(t.shape) for n, t in zip(names, shapes, strict=True)}
         step = attachment._steps.current
         assert step is not None
+        told = ignored_by(base)
+        if criterion is not None:
+            told = told_ignore_index(criterion, (output, targets), {})
+        if criterion is None and settings.needs_targets:
+            labels = target_among(arguments.others)
+        else:
+            leaves = pytree.tree_leaves(targets)
+            labels = first_labels([t for t in leaves if isinstance(t, Tensor)])
         following = Follow(step, settings, ignored_by(base))
         for name, leaf in arguments.others.items():
             how = following.how(following.kind_of_argument(name, leaf))
@@ -166,7 +175,7 @@ def _try(
         if not stats["criterion_calls"]:
             found.error = "the criterion did not get what the network returned"
             return
-        of_views = _targets_of_views(found, attachment, criterion, output, targets)
+        of_views = _targets_of_views(found, attachment, told, output, targets)
         total.mean().backward()  # type: ignore[no-untyped-call]
         expected = literal_gradient(
             other.train(),
@@ -176,6 +185,8 @@ def _try(
             attachment.layers,
             settings,
             settings.layout(len(arguments.images)),
+            labels,
+            settings.ignored(told),
         )
         found.gradient_error = _worst(network, expected)
     finally:
@@ -183,12 +194,11 @@ def _try(
 
 
 def _targets_of_views(
-    found: Check, attachment: Attachment, criterion: Any, output: Any, targets: Any
+    found: Check, attachment: Attachment, told: int | None, output: Any, targets: Any
 ) -> list[Any]:
     """The targets that each view's output meets; says how they came there."""
     step, settings = attachment._steps.current, attachment.settings
     assert step is not None
-    told = told_ignore_index(criterion, (output, targets), {})
     following, layout = Follow(step, settings, told), step.layout
     shapes = [t.shape for t in pytree.tree_leaves(output) if isinstance(t, Tensor)]
     leaves, structure = pytree.tree_flatten_with_path(targets)

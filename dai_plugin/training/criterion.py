@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import _reduction as legacy
 from torch.utils import _pytree as pytree
 
+from dai_plugin.losses.classes import first_labels
 from dai_plugin.training.follow import Follow
+from dai_plugin.training.look import is_sum
 from dai_plugin.training.outputs import Outputs
 
 _MOVED = (
@@ -125,9 +127,7 @@ class Call:
     @property
     def labels(self) -> Tensor | None:
         """The first argument with hard labels, as it was before the call."""
-        kept = [self._before.untouched(i) for i in self._others]
-        hard = [t for t in kept if t.dim() == 1 and not t.is_floating_point()]
-        return next(iter(hard or kept), None)
+        return first_labels([self._before.untouched(i) for i in self._others])
 
     def follow(self, following: Follow) -> None:
         """Gives each view its own target, where targets move with the views.
@@ -176,12 +176,13 @@ class Call:
         found: Tensor = pytree.tree_leaves(result)[self._place]
         return found
 
-    def sums(self, criterion: Any) -> bool:
+    def sums(self, criterion: Any) -> bool | None:
         """Whether the criterion sums over images, tried with all views at once.
 
         A sum over all rows is that of the views' losses, a mean over them is their
-        mean over the rows. For what is neither, no. A copy of the criterion is
-        tried where it can be copied, since it may count its calls or remember them.
+        mean over the rows. For what is neither, no; None where these views do not
+        tell. A copy of the criterion is tried where it can be copied, since it may
+        count its calls or remember them.
         """
         views = [v.detach() for v in self.losses]
         if len(views) == 1 or views[0].dim():
@@ -200,9 +201,7 @@ class Call:
             except Exception:
                 return False  # a criterion that takes no other number of rows
         expected = sum(views, torch.zeros_like(views[0]))
-        near = torch.isclose(together, expected, rtol=0.05)
-        other = torch.isclose(together, self.layout.mean(views), rtol=0.05)
-        return bool(near & ~other)
+        return is_sum(together, expected, self.layout.mean(views))
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
         view = self.outputs.view(self._found[i], v, leaf)
@@ -259,6 +258,7 @@ def told_ignore_index(criterion: Any, args: Any, kwargs: Any) -> int | None:
 def _bound(criterion: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """What a call binds to the names of a criterion's arguments, and their defaults."""
     function = getattr(criterion, "func", criterion)  # of a functools.partial
+    function = _past_watching(function)
     bound = dict(getattr(criterion, "keywords", {}))
     try:
         signature = inspect.signature(function)

@@ -16,8 +16,6 @@ from dai_plugin.training.step import Step
 from dai_plugin.views.motion import move
 from dai_plugin.views.targets import Kind
 
-IGNORED = -100  # torch's own default of `ignore_index`
-
 _SHAPES: dict[Kind, str] = {
     "mask": "integers [B, ..., H, W]",
     "heatmap": "floating point [B, H, W] or [B, K, H, W]",
@@ -75,7 +73,7 @@ class Follow:
         step: whose views moved or did not; then nothing follows.
         settings: of the run.
         outside: the label that the criterion or the network ignores, where the
-            settings name none; None is -100.
+            settings name none.
     """
 
     def __init__(
@@ -84,9 +82,7 @@ class Follow:
         self._motions, self._layout, self._told = (
             step.motions, step.layout, settings.targets
         )  # fmt: skip
-        given = settings.ignore_index
-        known = outside if given is None else given
-        self._outside = IGNORED if known is None else known
+        self._outside = settings.ignored(outside)
 
     def kind(
         self, target: Tensor, compared: Sequence[torch.Size] | None = None

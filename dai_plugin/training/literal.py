@@ -3,6 +3,7 @@
 For a few images at a time: `check` compares the gradients of a run with these.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +16,10 @@ from dai_plugin.losses import literal
 from dai_plugin.losses.terms import Term
 from dai_plugin.losses.weights import Key, spread_weights
 from dai_plugin.settings import Settings
+from dai_plugin.training.arguments import COUNT
 from dai_plugin.training.criterion import told_reduction
 from dai_plugin.training.hooks import LayerHooks, find_rows
+from dai_plugin.training.look import is_sum
 from dai_plugin.training.loss import own_loss
 from dai_plugin.training.predictions import predictions
 from dai_plugin.views.rows import Layout
@@ -31,6 +34,8 @@ def literal_gradient(
     layers: list[str],
     settings: Settings,
     layout: Layout,
+    labels: Tensor | None,
+    ignored: int,
 ) -> dict[str, Tensor]:
     """The gradient of the objective in float64, by parameter.
 
@@ -42,7 +47,11 @@ def literal_gradient(
         layers: that were chosen.
         settings: of the run.
         layout: of the rows.
+        labels: `[B, ...]`, for terms that need targets.
+        ignored: label of rows that have none.
     """
+    # As it was before the step.
+    unused = copy.deepcopy(network) if criterion is None else None
     rows = _rows_of(call)
     chosen = {repr(t.layers): select_layers(network, t.layers) for t in settings.terms}
     chosen = {key: [n for n in names if n in layers] for key, names in chosen.items()}
@@ -57,11 +66,16 @@ def literal_gradient(
         loss = settings.loss if criterion is None else None
         activations[OUTPUT, 0] = predictions(output, rows, loss, reached)
     images, viewed = layout.images, layout.viewed
-    task, sums = _task(output, criterion, targets, settings.loss, layout)
+    if criterion is None:
+        task = own_loss(output, settings.loss)
+        sums = _own_sums(unused, call, settings.loss, task.detach())
+        task = task.mean() * (images / rows if sums else 1)
+    else:
+        task, sums = _task(output, criterion, targets, settings.loss, layout)
     in_groups = [*range(viewed), *range(images, rows)]
     activations = {key: a[in_groups] for key, a in activations.items()}
-    own = _part(targets[0], slice(viewed), images)
-    terms = _terms(activations, chosen, own, viewed, settings, task.device)
+    own = None if labels is None else labels[:viewed]
+    terms = _terms(activations, chosen, own, viewed, settings, ignored, task.device)
     terms = terms * settings.every * (images if sums else 1)
     factor = 1 - settings.multiplier(0) * settings.weight
     total = factor * task.double() + terms
@@ -78,8 +92,6 @@ def _task(
 ) -> tuple[Tensor, bool]:
     """The task loss over all rows, and whether it is a sum over images."""
     rows, images, viewed = layout.rows, layout.images, layout.viewed
-    if criterion is None:
-        return own_loss(output, name).mean(), False
     first = _part(output, slice(images), rows)
     loss = task_of(first, criterion, targets[0], name)
     sums, task = _sums(criterion, first, targets[0], loss), loss.mean() * images / rows
@@ -97,6 +109,7 @@ def _terms(
     targets: Any,
     images: int,
     settings: Settings,
+    ignored: int,
     device: torch.device,
 ) -> Any:
     """The terms, weighed: literally."""
@@ -106,19 +119,25 @@ def _terms(
         keys = [key for key in activations if key[0] in layers]
         weights = spread_weights(term.layer_weights, term.last_to_first, layers, keys)
         for weight, key in zip(weights, keys, strict=True):
-            loss = _loss(term, activations[key], targets, images, settings)
+            loss = _loss(term, activations[key], targets, images, settings, ignored)
             share = settings.multiplier(0) * term.weight * weight
             total = total + share * loss.to(device)
     return total
 
 
 def _loss(
-    term: Term, rows: Tensor, targets: Any, images: int, settings: Settings
+    term: Term,
+    rows: Tensor,
+    targets: Any,
+    images: int,
+    settings: Settings,
+    ignored: int,
 ) -> Tensor:
     if term.loss in ("ratio", "class"):
         groups = torch.arange(images) if term.loss == "ratio" else targets
         groups = groups.repeat(settings.num_views).to(rows.device)
-        return literal.grouped(rows, groups, settings.correction)
+        counts = groups >= 0 if term.loss == "ratio" else groups != ignored
+        return literal.grouped(rows[counts], groups[counts], settings.correction)
     views = rows.double().view(-1, images, *rows.shape[1:])
     if isinstance(term.loss, str):
         return _LITERAL[term.loss](views, **term.options)
@@ -156,9 +175,28 @@ def _sums(criterion: Any, output: Any, targets: Any, loss: Tensor) -> bool:
                 for i in range(images)
             ]
         leaves = [next(iter(pytree.tree_leaves(each))) for each in single]
-        return bool(torch.isclose(torch.stack(leaves).sum(), loss, rtol=0.05))
+        each = torch.stack(leaves)
+        return bool(is_sum(loss, each.sum(), each.mean()))
     except Exception:
         return False  # a criterion that takes no single image
+
+
+def _own_sums(network: Any, call: Any, name: str | int, loss: Tensor) -> bool:
+    """Whether the loss that the network returned doubles if each row comes twice."""
+    rows = _rows_of(call)
+
+    def doubled(leaf: Any) -> Any:
+        whole = isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == rows
+        return torch.cat([leaf, leaf]) if whole else leaf
+
+    args, kwargs = pytree.tree_map(doubled, call)
+    if kwargs.get(COUNT) is not None:
+        kwargs = {**kwargs, COUNT: 2 * kwargs[COUNT]}
+    if loss.dim():
+        return False
+    with torch.no_grad():
+        twice = own_loss(network(*args, **kwargs), name)
+    return bool(is_sum(twice, 2 * loss, loss))
 
 
 def _part(values: Any, some: slice, rows: int) -> Any:

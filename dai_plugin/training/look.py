@@ -7,7 +7,7 @@ statistics of batch norm, no random numbers drawn.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,11 @@ from torch.utils import _pytree as pytree
 
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
+from dai_plugin.training.arguments import COUNT
 from dai_plugin.training.hooks import LayerHooks, Visit
 from dai_plugin.training.inert import Hook
+
+_NEAR = 0.1  # relative difference of losses under dropout, which draws anew
 
 
 class Look:
@@ -92,6 +95,63 @@ def answers_to(hooks: LayerHooks, args: Any, kwargs: Any, name: str) -> bool:
         output = _run(hooks, lambda *_: None, args, changed)
         found.append([t for t in pytree.tree_leaves(output) if isinstance(t, Tensor)])
     return any(not torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def sums_rows(
+    hooks: LayerHooks,
+    args: Any,
+    kwargs: Any,
+    loss_of: Callable[[Any], Tensor],
+    some: int,
+    grown: set[int] | None,
+) -> bool | None:
+    """Whether the loss that the network returns is a sum over rows.
+
+    If each row comes twice, a sum doubles and a mean stays.
+
+    Args:
+        hooks: of the network.
+        args: positional arguments of the forward, as they are with views.
+        kwargs: its keyword arguments.
+        loss_of: finds the loss in what the network returned.
+        some: how many of the rows are run.
+        grown: identities of the arguments that have them.
+    """
+    once, twice = (
+        loss_of(_run(hooks, lambda *_: None, *_repeated(args, kwargs, some, n, grown)))
+        for n in (1, 2)
+    )
+    return is_sum(twice.sum(), 2 * once.sum(), once.sum())
+
+
+def _repeated(
+    args: Any, kwargs: Any, some: int, times: int, grown: set[int] | None
+) -> tuple[Any, Any]:
+    """The arguments with some of their rows, each so many times."""
+
+    def part(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and id(leaf) in (grown or ()):
+            return torch.cat([leaf[:some].detach()] * times)
+        return leaf
+
+    args, kwargs = pytree.tree_map(part, (args, kwargs))
+    if kwargs.get(COUNT) is not None:
+        kwargs = {**kwargs, COUNT: kwargs[COUNT] * times}
+    return args, kwargs
+
+
+def is_sum(found: Tensor, as_sum: Tensor, as_mean: Tensor) -> bool | None:
+    """Whether a loss of more rows is a sum over them, None where that is not seen.
+
+    Args:
+        found: the loss.
+        as_sum: what it would be as a sum; equal to the next where losses are zero.
+        as_mean: what it would be as a mean. What is neither is no sum.
+    """
+    away, other = (found - as_sum).abs(), (found - as_mean).abs()
+    if not found.isfinite() or away == other:
+        return None
+    return bool((away < other) & (away <= _NEAR * as_sum.abs()))
 
 
 def _run(hooks: LayerHooks, visit: Visit, args: Any, kwargs: Any) -> Any:

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dai_plugin.training.arguments import COUNT, Arguments
+from dai_plugin.training.arguments import COUNT, Arguments, target_among
 from dai_plugin.training.criterion import (
     Call,
     Snapshot,
     told_ignore_index,
     told_reduction,
 )
-from dai_plugin.training.follow import Follow
+from dai_plugin.training.follow import Follow, ignored_by
 from dai_plugin.training.objective import factor
 from dai_plugin.training.outputs import StockOutputs
 from dai_plugin.training.past import Past
@@ -111,13 +111,13 @@ class CriterionLoss:
                     f"output {match.outputs.primary}"
                 )
             return match.with_loss(factor(step, self._steps.settings) * task)
-        needed = any(term.needs_targets for term in self._steps.settings.terms)
+        needed = self._steps.settings.needs_targets
         total = self._steps.total(
             step,
             task,
             match.labels if needed else None,
             scale=step.images if sums else 1.0,
-            ignore_index=getattr(criterion, "ignore_index", -100),
+            told=told_ignore_index(criterion, *match.arguments) if needed else None,
         )
         return match.with_loss(total)
 
@@ -131,7 +131,7 @@ class CriterionLoss:
             return told == "sum"
         if self._sums is None:
             self._sums = match.sums(criterion)
-        return self._sums
+        return bool(self._sums)  # not seen: the next step asks again
 
     def _follow(self, step: Step, match: Call, criterion: Any) -> None:
         """Lets the targets that belong to pixels follow their views."""
@@ -181,15 +181,14 @@ class OwnLoss:
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        self._labels: Tensor | None = None
-        self._counts: bool | None = None  # whether the model uses the loop's count
+        self._targets: Tensor | None = None
+        self._sums: bool | None = None  # whether the model sums over rows
+        self._counts: bool | None = None  # whether it uses the loop's count
 
     def begin(self, arguments: Arguments) -> None:
-        """Finds the labels, for class-wise terms."""
-        found = {n: t for n, t in arguments.others.items() if t.dim() == 1}
-        named = [t for n, t in found.items() if "label" in n or "cls" in n]
-        hard = [t for t in found.values() if not t.is_floating_point()]
-        self._labels = next(iter([*named, *hard]), None)
+        """Finds the targets, for terms that need them."""
+        needed = self._steps.settings.needs_targets
+        self._targets = target_among(arguments.others) if needed else None
 
     def evaluating(self) -> None:
         """Nothing is to be done."""
@@ -207,15 +206,27 @@ class OwnLoss:
         place = outputs.place_of(loss)
         views = outputs.rows_of(place)
         task = loss if views is None else step.layout.mean(views)
+        sums = views is None and self._is_sum(step, args, kwargs)
+        if sums:  # of all rows: B times their mean, as of a criterion that sums
+            task = task / (step.layout.rows / step.images)
         total = self._steps.total(
             step,
             task,
-            self._labels,
-            scale=self._scale(step, args, kwargs, task),
+            self._targets,
+            scale=step.images if sums else self._scale(step, args, kwargs),
+            told=ignored_by(self._steps.base),
         )
         return _with_entry(outputs.handed_out(), settings.loss, total)
 
-    def _scale(self, step: Step, args: Any, kwargs: Any, task: Tensor) -> Any:
+    def _is_sum(self, step: Step, args: Any, kwargs: Any) -> bool:
+        if self._sums is None and step.layout.num_views > 1:
+            name = self._steps.settings.loss
+            self._sums = self._steps.sums(
+                step, args, kwargs, lambda output: own_loss(output, name)
+            )
+        return bool(self._sums)  # not seen: the next step asks again
+
+    def _scale(self, step: Step, args: Any, kwargs: Any) -> Any:
         """Of the terms: the share of this micro-batch in the loop's count of images.
 
         A model that uses the count returns a sum over rows divided by it; one that

@@ -1,7 +1,7 @@
 """Steps of one network, opened and closed: shared by `attach` and explicit form."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dai_plugin.training.draws import Draws
 from dai_plugin.training.growth import Growth
 from dai_plugin.training.inert import hooked
 from dai_plugin.training.ledger import Ledger
-from dai_plugin.training.look import Look, answers_to, look
+from dai_plugin.training.look import Look, answers_to, look, sums_rows
 from dai_plugin.training.notice import tell, warn
 from dai_plugin.training.objective import objective
 from dai_plugin.training.outputs import Outputs
@@ -183,6 +183,17 @@ class Steps:
         """Whether a keyword changes the loss that the network returns."""
         return answers_to(self.hooks, args, kwargs, name)
 
+    def sums(
+        self, step: Step, args: Any, kwargs: Any, loss_of: Callable[[Any], Tensor]
+    ) -> bool | None:
+        """Whether the network's own loss is a sum over rows; None if not seen."""
+        some = max(step.images, 2)  # a batch norm may want more than one
+        try:
+            return sums_rows(self.hooks, args, kwargs, loss_of, some, step.grown)
+        except Exception as error:
+            logger.debug("a look at the network's loss failed: %s", error)
+            return False
+
     def _leave_out_spoiled(self, step: Step, args: Any, kwargs: Any) -> None:
         """Lets "auto" leave out what the network overwrites in place."""
         droppable = self.terms.droppable
@@ -208,7 +219,7 @@ class Steps:
         task: Tensor,
         targets: Tensor | None = None,
         scale: float | Tensor = 1.0,
-        ignore_index: int = -100,
+        told: int | None = None,
     ) -> Tensor:
         """The objective of a step from its task loss, a fresh tensor.
 
@@ -217,13 +228,13 @@ class Steps:
             task: the task loss.
             targets: `[B, ...]` of the loop, for terms that need them.
             scale: of the terms.
-            ignore_index: the label of rows that have none.
+            told: the label that the criterion or the network ignores, if it names one.
 
         Raises:
             RuntimeError: a measured activation was overwritten in place.
         """
         _refuse_overwritten(step)
-        losses = self.terms.losses(step, targets, ignore_index)
+        losses = self.terms.losses(step, targets, self.settings.ignored(told))
         losses = {number: each.to(task.device) for number, each in losses.items()}
         weighed = self.terms.weighed(step, losses)
         total = objective(step, task, self.settings, weighed, scale)
