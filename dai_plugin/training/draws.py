@@ -78,10 +78,12 @@ class Draws:
         """
         check_batch(images)
         _refuse_scaling(images, self._settings.every)
+        # All that reaches the network as it came.
+        came = images if made is None else made
         if self.rank is None:
-            _check_finite(images)
+            _check_finite(came)
             self.rank = ranks.rank()
-        self.pixels.settle(images, ranks.from_first)
+        self.pixels.settle(came, ranks.from_first)
         number, settings = self.upcoming, self._settings
         layout = settings.layout(images.shape[0])
         seed = mix_seed(self._seed, self.rank, number)
