@@ -42,12 +42,23 @@ def test_keep_rows_divides_the_batch(parse):
         parse("--keep-rows", "-b", 100, "--num-views", 8)
 
 
+def test_the_first_view_is_alike_in_all_steps(parse):
+    """Augmented unless told, and clean where some steps make no views."""
+    assert parse().first_view == "augmented"
+    assert parse("--every", 2).first_view == "clean"
+    assert parse("--first-view", "clean").first_view == "clean"
+    recipe = ("--recipe", "allcnn-cifar10", "--every", 2, "--first-view", "clean")
+    assert parse(*recipe).first_view == "clean"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
         (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
         (("--sync", "--beta", 0.1), "--beta 0.1 compares .* --sync brings no classes"),
+        (("--every", 2, "--first-view", "augmented"), "add --first-view clean"),
+        (("--every", 3, "--recipe", "allcnn-cifar10"), "--every 3 leaves the images"),
         (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be a number"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
     ],
