@@ -64,6 +64,24 @@ def test_the_seed_alone_decides(name):
     assert not torch.equal(first, rows_of(images, name, seed=4))
 
 
+@pytest.fixture
+def default():
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["heavier", *NAMED])
+def test_torchs_default_dtype_is_no_matter(default, name, dtype):
+    """The same views, whatever it is."""
+    images = smooth(16)
+    first = rows_of(images, name, num_views=4, seed=3)
+    default(dtype)
+    again = rows_of(images, name, num_views=4, seed=3)
+    assert torch.equal(again, first)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_every_row_draws_its_own(name):
     """One image many times over gives many images."""
