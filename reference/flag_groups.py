@@ -54,7 +54,12 @@ def _augmentation(add: Add) -> None:
 
 
 def _method(add: Add) -> None:
-    add("--num-views", default=2, type=int, help="of each image in a step; 1: no terms")
+    add(
+        "--num-views",
+        default=2,
+        type=int,
+        help="of an image in a step; 1: no terms but class",
+    )
     seldom = "views and terms in each k-th step alone; what the workers do is in all"
     add("--every", default=1, type=int, help=seldom)
     add("--share", default=1.0, type=float, help="of the images that get further views")

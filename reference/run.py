@@ -168,8 +168,8 @@ def attach(
         every=args.every,
         share=args.share,
         term=args.term,
-        # One view has no other to be like: the plain loop.
-        alpha=args.alpha if args.num_views > 1 else 0.0,
+        # One view has no other to be like, but its image has others of its class.
+        alpha=args.alpha if args.num_views > 1 or args.term == "class" else 0.0,
         beta=args.beta,
         layers=args.layers[0] if len(args.layers) == 1 else args.layers,
         layer_weights=args.layer_weights,

@@ -186,6 +186,25 @@ def test_one_view_is_the_plain_loop(train, tmp_path):
         torch.testing.assert_close(saved[name], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_class_term_needs_no_second_view(train, tmp_path, views):
+    """`--term class --alpha` is `--alpha 0 --beta`: images of a class are compared."""
+    common = (*QUICK, "--epochs", 1, "--train-images", 64, "--num-views", views)
+    for name, flags in (
+        ("alpha", ("--term", "class", "--alpha", 0.2)),
+        ("beta", ("--alpha", 0, "--beta", 0.2)),
+        ("plain", ("--alpha", 0)),
+    ):
+        train(*common, *flags, "--output-dir", tmp_path / name)
+    alpha, beta, plain = (
+        torch.load(tmp_path / name / "model.pth", weights_only=True)["model"]
+        for name in ("alpha", "beta", "plain")
+    )
+    for name, value in alpha.items():
+        torch.testing.assert_close(value, beta[name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(value, plain[name]) for name, value in alpha.items())
+
+
 def test_a_later_start(train, tmp_path):
     """The epochs that are left, with their own order and learning rate."""
     flags = (*QUICK, "--epochs", 4, "--lr-scheduler", "cosineannealinglr",
