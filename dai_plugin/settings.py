@@ -67,8 +67,8 @@ class Settings:
         std: of that normalisation. Left out, both are taken from the model's
             configuration or guessed from the first batch, with a warning.
         first_view: "clean" keeps the batch as the loop made it as view 0; "augmented"
-            transforms it too, as the paper does. `attach` takes "clean" unless told,
-            the explicit form "augmented".
+            transforms it too, as the paper does, which takes `every=1`. `attach` takes
+            "clean" unless told, the explicit form "augmented".
         correction: 0 as in the paper, or 1 (distinct pairs only).
         sync: statistics over all ranks.
         alpha_schedule: from the number of training forwards so far to a multiplier of
@@ -158,6 +158,13 @@ class Settings:
                 'scheme="given" takes the views that the loader made of every image '
                 f"in every step; got every={self.every}, share={self.share}, with "
                 "which the loader is to return fewer: leave them at 1"
+            )
+        if self.every > 1 and self.first_view == "augmented":
+            raise ValueError(
+                f"every={self.every} leaves the images of the steps between as they "
+                'came, and first_view="augmented" wants the first view transformed, '
+                'too: set first_view="clean", and let the loader augment the images '
+                "of every step"
             )
 
     def _count(self, name: str) -> None:

@@ -64,9 +64,11 @@ def read(folder: Path) -> Finished:
 def kind(run: Finished) -> str:
     """What the run is in the comparison."""
     flags = run.about["arguments"]
-    if flags["num_views"] == 1:
-        return "plain loop"
-    return "method" if flags["alpha"] or flags.get("beta") else "baseline"
+    # One view has no terms but those that compare images of a class.
+    between = flags["num_views"] > 1 or flags.get("term") == "class"
+    if (flags["alpha"] and between) or flags.get("beta"):
+        return "method"
+    return "plain loop" if flags["num_views"] == 1 else "baseline"
 
 
 def cost(run: Finished) -> dict[str, float]:

@@ -88,6 +88,12 @@ def check(args: argparse.Namespace) -> None:
                 f"{by_class} compares images of one class, and --sync brings no "
                 "classes together over the processes: leave one of the two out"
             )
+    if args.every > 1 and args.first_view == "augmented":
+        raise ValueError(
+            f"--every {args.every} leaves the images of the steps between as the "
+            "workers made them, so that all others have to be: add --first-view clean, "
+            "and augment in the workers (--auto-augment, --random-erase)"
+        )
     if args.amp and args.mixed_precision:
         raise ValueError(
             "--amp and --mixed-precision say the same thing: leave one of the two out"

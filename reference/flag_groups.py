@@ -54,8 +54,14 @@ def _augmentation(add: Add) -> None:
 
 
 def _method(add: Add) -> None:
-    add("--num-views", default=2, type=int, help="of each image in a step; 1: no terms")
-    add("--every", default=1, type=int, help="only each k-th step has views and terms")
+    add(
+        "--num-views",
+        default=2,
+        type=int,
+        help="of an image in a step; 1: no terms but class",
+    )
+    seldom = "views and terms in each k-th step alone; what the workers do is in all"
+    add("--every", default=1, type=int, help=seldom)
     add("--share", default=1.0, type=float, help="of the images that get further views")
     add(
         "--term",
@@ -73,7 +79,8 @@ def _method(add: Add) -> None:
     add("--scheme", default="heavier", help="any scheme's name, or FILE.py:FUNCTION")
     add("--flip", default=None, type=float, help="probability, else the scheme's")
     add("--translation", default=None, type=float, help="bound, else the scheme's")
-    add("--first-view", default="augmented", choices=["augmented", "clean"])
+    views = "clean: as the workers leave it; else augmented, with --every clean"
+    add("--first-view", default=None, choices=["augmented", "clean"], help=views)
     add("--sync", action="store_true", help="invariance statistics of all processes")
 
 

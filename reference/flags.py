@@ -39,6 +39,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if named and args.keep_rows and given.batch_size is None:
         raise ValueError(_counted(named))
     check(args)
+    if args.first_view is None:
+        args.first_view = "augmented" if args.every == 1 else "clean"
     if args.keep_rows:
         args.batch_size = _images(args.batch_size, args.num_views)
     return args

@@ -4,7 +4,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from meters import Pace
-from run import Run
+from run import Parts, Run
 from torch import Tensor
 
 
@@ -13,9 +13,8 @@ def measure(
 ) -> str:
     """Adds the step to the tally; returns what is wrong with its loss, if anything.
 
-    Its parts are those of the last step with views (`--every`). Losses are read at each
-    step on the CPU; on an accelerator, where reading waits for the device, at the steps
-    that are printed.
+    Losses are read at each step on the CPU; on an accelerator, where reading waits for
+    the device, at the steps that are printed.
     """
     tally, images = run.progress.tally, len(targets)
     if targets.dim() == 2:  # mixed: the larger share counts
@@ -25,14 +24,12 @@ def measure(
     tally.right = tally.right + correct
     if not shown and run.accelerator.device.type != "cpu":
         return ""
-    stats = run.attachment.stats()
-    layers = columns(stats["terms"])
-    first = stats["layers"].values()
+    task, inv, layers = parts(run)
     values = {
         "lr": run.optimizer.param_groups[0]["lr"],
         "loss": loss.item(),
-        "task": stats["task_loss"],
-        "inv": sum(first) / max(len(first), 1),
+        "task": task,
+        "inv": inv,
         "acc1": 100 * correct.item() / images,
         "img/s": images * run.accelerator.num_processes / pace.seconds,
     }
@@ -43,6 +40,19 @@ def measure(
         f"the loss is {values['loss']} (task {values['task']}, layers {layers}); what "
         "was saved before is whole; try a lower --lr"
     )
+
+
+def parts(run: Run) -> Parts:
+    """Of the loss of the last step with views (`--every`).
+
+    A run that was resumed behind that step has them from its checkpoint.
+    """
+    stats = run.attachment.stats()
+    if stats["task_loss"] is not None:
+        first = stats["layers"].values()
+        inv = sum(first) / max(len(first), 1)
+        run.progress.parts = stats["task_loss"], inv, columns(stats["terms"])
+    return run.progress.parts
 
 
 def columns(terms: dict[str, dict[str, float]]) -> dict[str, float]:

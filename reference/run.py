@@ -25,6 +25,8 @@ from weights import Pretrained
 import dai_plugin
 from dai_plugin.cli.sources import load_scheme, with_values
 
+Parts = tuple[float, float, dict[str, float]]
+
 
 @dataclass
 class Progress:
@@ -37,6 +39,8 @@ class Progress:
         row: of metrics.csv, while the epoch is trained and not tested yet.
         rows: of the epochs before it.
         tally: values of the epoch in this process.
+        parts: of the last loss with views in this process: task loss, mean of the first
+            term over its layers, and each term's loss at each layer.
     """
 
     epoch: int = 0
@@ -45,6 +49,7 @@ class Progress:
     row: dict[str, Any] | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
+    parts: Parts = (0.0, 0.0, {})
 
     def finish(self, row: dict[str, Any]) -> None:
         """Goes on to the next epoch."""
@@ -53,13 +58,16 @@ class Progress:
         self.tally = Tally()
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the tally, which each process has its own of."""
-        return {name: value for name, value in vars(self).items() if name != "tally"}
+        """What is the same in all processes."""
+        return {name: getattr(self, name) for name in _SHARED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        for name in ("epoch", "step", "updates", "row", "rows"):
+        for name in _SHARED:
             setattr(self, name, state[name])
+
+
+_SHARED = ("epoch", "step", "updates", "row", "rows")
 
 
 @dataclass
@@ -160,8 +168,8 @@ def attach(
         every=args.every,
         share=args.share,
         term=args.term,
-        # One view has no other to be like: the plain loop.
-        alpha=args.alpha if args.num_views > 1 else 0.0,
+        # One view has no other to be like, but its image has others of its class.
+        alpha=args.alpha if args.num_views > 1 or args.term == "class" else 0.0,
         beta=args.beta,
         layers=args.layers[0] if len(args.layers) == 1 else args.layers,
         layer_weights=args.layer_weights,

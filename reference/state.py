@@ -10,6 +10,7 @@ from typing import Any
 import changes
 import torch
 from accelerate.utils import gather_object
+from measuring import parts
 from optimization import advance
 from run import Run
 from torch.distributed.checkpoint import state_dict as states
@@ -32,7 +33,11 @@ def capture(run: Run) -> dict[str, Any]:
     Called by every process, between two optimizer steps.
     """
     optimizer, scaler = run.optimizer.optimizer, run.accelerator.scaler
-    own = {"random": random_states(), "tally": run.progress.tally.state_dict()}
+    own = {
+        "random": random_states(),
+        "tally": run.progress.tally.state_dict(),
+        "parts": parts(run),
+    }
     content = {
         "arguments": _facts(run),
         "progress": run.progress.state_dict(),
@@ -64,6 +69,7 @@ def restore(run: Run, content: dict[str, Any]) -> list[str]:
     progress, own = run.progress, content["processes"][run.accelerator.process_index]
     progress.load_state_dict(content["progress"])
     progress.tally.load_state_dict(own["tally"])
+    progress.parts = own["parts"]
     # Trained, and not tested yet.
     advance(run.scheduler, progress.epoch + (progress.row is not None))
     run.attachment.load_state_dict(content["attachment"])

@@ -56,6 +56,22 @@ def read(compare, folders):
     return {line[0]: line[1:] for line in lines[2:]}
 
 
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ({"num_views": 1, "alpha": 0.1}, "plain loop"),
+        ({"num_views": 1, "alpha": 0.1, "term": "class"}, "method"),
+        ({"num_views": 1, "alpha": 0, "term": "class"}, "plain loop"),
+        ({"num_views": 1, "alpha": 0.1, "beta": 0.1}, "method"),
+        ({"num_views": 2, "alpha": 0.1, "term": "jsd"}, "method"),
+        ({"num_views": 2, "alpha": 0}, "baseline"),
+    ],
+)
+def test_what_a_run_is(compare, flags, kind):
+    """By the terms that it is trained with."""
+    assert compare.kind(compare.Finished([], {"arguments": flags}, {})) == kind
+
+
 def test_mean_and_deviation_over_seeds(compare, folders):
     """Of the last epoch; a setting with one seed has no deviation."""
     first, *_ = compare.table(folders)

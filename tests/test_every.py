@@ -282,7 +282,7 @@ def test_outputs_of_a_step_with_views_in_a_stock_step(net, batch, caplog):
 def test_the_explicit_form(net, batch):
     """What came is returned, by both; one loss a step."""
     images, labels = batch
-    dai = DataAugmentationInvariance(net, every=2, **OPTIONS)
+    dai = DataAugmentationInvariance(net, every=2, first_view="clean", **OPTIONS)
     for number in range(4):
         rows, targets = dai.views(images, labels)
         assert (len(rows), len(targets)) == ((8, 8) if number % 2 == 0 else (4, 4))
@@ -305,6 +305,12 @@ def test_the_explicit_form(net, batch):
     dai.remove()
     with pytest.raises(RuntimeError, match="removed"):
         dai.views(images)
+
+
+def test_the_explicit_form_transforms_all_first_views_or_none(net):
+    """Its default transforms them, which steps without views would not."""
+    with pytest.raises(ValueError, match=r'every=2 leaves.*set first_view="clean"'):
+        DataAugmentationInvariance(net, every=2, **OPTIONS)
 
 
 class Own(nn.Module):
@@ -426,7 +432,9 @@ def test_compiled(explicit):
         torch.manual_seed(0)
         net, criterion = SmallNet(), nn.CrossEntropyLoss()
         if explicit:
-            dai = DataAugmentationInvariance(net, every=3, **OPTIONS)
+            dai = DataAugmentationInvariance(
+                net, every=3, first_view="clean", **OPTIONS
+            )
         else:
             attach(net, criterion, every=3, **OPTIONS)
         model = torch.compile(net, backend=count) if compiled else net

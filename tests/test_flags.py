@@ -42,12 +42,23 @@ def test_keep_rows_divides_the_batch(parse):
         parse("--keep-rows", "-b", 100, "--num-views", 8)
 
 
+def test_the_first_view_is_alike_in_all_steps(parse):
+    """Augmented unless told, and clean where some steps make no views."""
+    assert parse().first_view == "augmented"
+    assert parse("--every", 2).first_view == "clean"
+    assert parse("--first-view", "clean").first_view == "clean"
+    recipe = ("--recipe", "allcnn-cifar10", "--every", 2, "--first-view", "clean")
+    assert parse(*recipe).first_view == "clean"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--mixup-alpha", 0.2, "--beta", 0.1), "--beta 0.1 needs images of one class"),
         (("--lr-scheduler", "multisteplr"), "needs --lr-milestones"),
         (("--sync", "--beta", 0.1), "--beta 0.1 compares .* --sync brings no classes"),
+        (("--every", 2, "--first-view", "augmented"), "add --first-view clean"),
+        (("--every", 3, "--recipe", "allcnn-cifar10"), "--every 3 leaves the images"),
         (("--alpha-warmup-epochs", -1), "--alpha-warmup-epochs -1 must be a number"),
         (("--gradient-accumulation-steps", 0), "--gradient-accumulation-steps 0 must"),
     ],
@@ -173,6 +184,25 @@ def test_one_view_is_the_plain_loop(train, tmp_path):
     for name, parameter in model.named_parameters():
         expected = parameter.detach() - 0.1 * parameter.grad
         torch.testing.assert_close(saved[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_class_term_needs_no_second_view(train, tmp_path, views):
+    """`--term class --alpha` is `--alpha 0 --beta`: images of a class are compared."""
+    common = (*QUICK, "--epochs", 1, "--train-images", 64, "--num-views", views)
+    for name, flags in (
+        ("alpha", ("--term", "class", "--alpha", 0.2)),
+        ("beta", ("--alpha", 0, "--beta", 0.2)),
+        ("plain", ("--alpha", 0)),
+    ):
+        train(*common, *flags, "--output-dir", tmp_path / name)
+    alpha, beta, plain = (
+        torch.load(tmp_path / name / "model.pth", weights_only=True)["model"]
+        for name in ("alpha", "beta", "plain")
+    )
+    for name, value in alpha.items():
+        torch.testing.assert_close(value, beta[name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(value, plain[name]) for name, value in alpha.items())
 
 
 def test_a_later_start(train, tmp_path):

@@ -86,6 +86,23 @@ def test_uint8_views_are_scaled(views):
     dai.remove()
 
 
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("form", FORMS)
+def test_each_view_decides_on_the_normalisation(views, place, form, caplog):
+    """Values that no normalisation holds are told of, or refused, in any of them."""
+    views[place] = views[place] * 255
+    for given in ({"mean": 0.5, "std": 0.25}, {}):
+        own = {"scheme": "given", "num_views": 3, **given}
+        dai = DataAugmentationInvariance(SmallNet(), **own)
+        if given:
+            dai.views(FORMS[form](views))
+            assert "do not carry mean" in caplog.text
+        else:
+            with pytest.raises(ValueError, match="look like 0 to 255"):
+                dai.views(FORMS[form](views))
+        dai.remove()
+
+
 class Multimodal(nn.Module):
     """Images beside numbers, in a dict."""
 
@@ -129,6 +146,16 @@ WRONG = {
     "number": (lambda v: v[:2], "the loader made 2 views of each image .*num_views=3"),
     "tensor": (lambda v: torch.stack(v[:2], 1), "made 2 views.*give num_views=2"),
     "sizes": (lambda v: [*v[:2], v[2][..., :8]], "different shapes.*12, 8"),
+    "dtypes": (
+        lambda v: [*v[:2], (v[2] * 255).byte()],
+        "different dtypes.*float32, torch.float32, torch.uint8",
+    ),
+    "half": (lambda v: [v[0].half(), *v[1:]], "different dtypes.*float16"),
+    "devices": (
+        lambda v: [*v[:2], v[2].to("meta")],
+        "different devices.*'cpu', 'meta'",
+    ),
+    "NaN": (lambda v: [*v[:2], v[2] / 0], "NaN or infinite"),
     "images": (lambda v: v[0], r"list of batches .*got \[4, 3, 12, 12\]"),
     "single": (lambda v: [x[0] for x in v], r"got \[+3, 12, 12\]"),
     "empty": (lambda v: [], "one batch"),

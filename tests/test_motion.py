@@ -5,6 +5,7 @@ import math
 import random
 
 import kornia.augmentation as K
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -262,6 +263,20 @@ def test_masks_follow_kornia(name, size):
     assert outside.float().mean() < 0.7
 
 
+class Mirror(v2.Transform):
+    """A transform of the user's, which draws from the generator that it is given."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def make_params(self, flat_inputs):
+        return {"goes": self.draw() < 0.5}
+
+    def transform(self, inpt, params):
+        return v2.functional.horizontal_flip(inpt) if params["goes"] else inpt
+
+
 EXACT = {"interpolation": v2.InterpolationMode.NEAREST}
 V2 = {
     "flip": lambda size: v2.RandomHorizontalFlip(),
@@ -273,6 +288,8 @@ V2 = {
     ),
     "bends": lambda size: v2.ElasticTransform(20.0, 1.0, **EXACT),
     "crop": lambda size: v2.RandomCrop(size, padding=3),
+    "python": lambda size: v2.Compose([Mirror(random.random), v2.RandomVerticalFlip()]),
+    "numpy": lambda size: v2.Compose([v2.RandomVerticalFlip(), Mirror(np.random.rand)]),
 }
 
 

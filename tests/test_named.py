@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import SmallNet
 from torchvision.transforms import v2
 
 from dai_plugin import (
@@ -13,6 +14,7 @@ from dai_plugin import (
     AutoAugment,
     DataAugmentationInvariance,
     RandAugment,
+    Scheme,
     Settings,
     SimCLR,
     TrivialAugment,
@@ -64,6 +66,24 @@ def test_the_seed_alone_decides(name):
     assert not torch.equal(first, rows_of(images, name, seed=4))
 
 
+@pytest.fixture
+def default():
+    before = torch.get_default_dtype()
+    yield torch.set_default_dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["heavier", *NAMED])
+def test_torchs_default_dtype_is_no_matter(default, name, dtype):
+    """The same views, whatever it is."""
+    images = smooth(16)
+    first = rows_of(images, name, num_views=4, seed=3)
+    default(dtype)
+    again = rows_of(images, name, num_views=4, seed=3)
+    assert torch.equal(again, first)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_every_row_draws_its_own(name):
     """One image many times over gives many images."""
@@ -89,6 +109,47 @@ def test_pixels_stay_pixels(name, known):
     assert rows.is_contiguous(memory_format=torch.channels_last)
     half = rows_of(images.half(), name, 3, known=known)
     assert half.dtype == torch.float16
+
+
+OUTSIDE = {
+    "none": (0.0, 1.0, lambda x: 3 * x - 1.5),
+    "misfit": (0.5, 0.25, lambda x: 8 * x - 4),
+    "guessed": (None, None, lambda x: 12 * x - 6),
+    "raw": (0.0, 1.0, lambda x: 255 * x),
+}
+
+
+@pytest.mark.parametrize("late", [0, 2])
+@pytest.mark.parametrize("name", [*NAMED, "sum", "heavier"])
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_a_named_scheme_clips_is_told(caplog, kind, name, late):
+    """Once, in any of the first three batches; of what is not clipped nothing is."""
+    mean, std, spread = OUTSIDE[kind]
+    scheme = Scheme.light() + RandAugment() if name == "sum" else name
+    fits = torch.rand(4, 3, 8, 8)
+    if kind == "guessed":
+        fits = spread(fits)
+    dai = DataAugmentationInvariance(SmallNet(), scheme=scheme, mean=mean, std=std)
+    for number in range(3):
+        dai.views(spread(torch.rand(4, 3, 8, 8)) if number >= late else fits)
+    told = caplog.text.count("the scheme clips its views to [0, 1]: what lies outside")
+    assert told == (name != "heavier")
+    assert name == "heavier" or "range of each batch instead" not in caplog.text
+    dai.remove()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_pixels_that_fit_are_not_told_of(caplog, name):
+    """Nor is a little overshoot."""
+    for mean, std in ((0.0, 1.0), PRESETS[3]["ImageNet"]):
+        known = Normalization.given(mean, std)
+        net = SmallNet()
+        dai = DataAugmentationInvariance(net, scheme=name, mean=mean, std=std)
+        shift, scale = known.tensors(torch.rand(1, 3, 1, 1))
+        for _ in range(3):
+            dai.views((torch.rand(4, 3, 8, 8) * 1.02 - 0.01 - shift) / scale)
+        dai.remove()
+    assert "clips" not in caplog.text
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -1,10 +1,12 @@
 """A run that is killed at any step and resumed ends where an uninterrupted one does."""
 
 import os
+import shutil
 import signal
 
 import pytest
 import torch
+from conftest import script
 from launches import (
     QUICK,
     assert_same_end,
@@ -115,6 +117,49 @@ def test_optimizers_without_state_resume(train, tmp_path, momentum):
     train(*common, "--epochs", 1, "--output-dir", parts)
     train(*common, "--output-dir", parts, "--resume", parts)
     assert_same_end(parts, whole)
+
+
+@pytest.fixture(scope="module")
+def seldom(tmp_path_factory):
+    """Folders of runs with views in each k-th step, with a checkpoint of every step."""
+    with pytest.MonkeyPatch.context() as patch:
+        train, folders = script(patch), {}
+        import checkpoints
+
+        save = checkpoints.save
+
+        def keep(run):
+            save(run)
+            step = run.progress.epoch * run.batches + run.progress.step
+            shutil.copy(run.output / checkpoints.NAME, run.output / f"{step}.pth")
+
+        patch.setattr(checkpoints, "save", keep)
+
+        def folder(every):
+            if every not in folders:
+                folders[every] = tmp_path_factory.mktemp("seldom")
+                seldom = ("--checkpoint-freq", 1, "--every", every)
+                train(*QUICK, *seldom, "--output-dir", folders[every])
+            return folders[every]
+
+        yield folder
+
+
+# Of the two epochs' ten steps.
+STOPS = [
+    pytest.param(every, step, marks=[] if step in (1, 4) else [pytest.mark.all])
+    for every in range(2, 6)
+    for step in range(1, 10)
+]
+
+
+@pytest.mark.parametrize(("every", "step"), STOPS)
+def test_steps_without_views_resume(train, seldom, tmp_path, every, step):
+    """Their row shows the parts of the last loss with views, before the checkpoint."""
+    whole = seldom(every)
+    arguments = (*QUICK, "--every", every, "--resume", whole / f"{step}.pth")
+    train(*arguments, "--output-dir", tmp_path / "parts")
+    assert_same_end(tmp_path / "parts", whole)
 
 
 def test_another_number_of_processes_is_refused(train, tmp_path):

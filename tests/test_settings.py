@@ -67,7 +67,6 @@ def random_settings(rng):
         ),
         "mean": rng.choice([0.5, triple]),
         "std": rng.choice([0.5, [0.2, 0.3, 0.4]]),
-        "first_view": rng.choice(["clean", "augmented"]),
         "correction": rng.choice([0, 1]),
         "alpha_schedule": rng.choice(
             [
@@ -83,7 +82,9 @@ def random_settings(rng):
         "targets": rng.choice(["mask", "heatmap", "boxes", "keypoints"]),
         "ignore_index": rng.choice([255, 0, -100]),
     }
-    return {name: value for name, value in given.items() if rng.random() < 0.6}
+    given = {name: value for name, value in given.items() if rng.random() < 0.6}
+    first = ["clean", "augmented"] if given.get("every", 1) == 1 else ["clean"]
+    return {**given, "first_view": rng.choice(first)}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -152,6 +153,11 @@ WRONG = {
         {"scheme": "given", "every": 2},
         ValueError,
         "every step; got every=2, share=1.0",
+    ),
+    "augmented now and then": (
+        {"every": 2, "first_view": "augmented"},
+        ValueError,
+        'every=2 leaves.*set first_view="clean"',
     ),
     "given in part": ({"scheme": "given", "share": 0.5}, ValueError, "share=0.5"),
     "misspelt": ({"alfa": 0.1}, TypeError, "alfa"),

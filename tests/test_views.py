@@ -1,13 +1,16 @@
 """Schemes draw what they promise; views are warped and coloured as the method says."""
 
 import math
+import random
 
 import kornia.augmentation as K
+import numpy as np
 import oracle
 import pytest
 import torch
 from kornia.enhance import adjust_brightness, adjust_contrast
 from kornia.geometry.transform import warp_affine
+from torchvision import transforms
 from torchvision.transforms import v2
 
 from dai_plugin import Scheme
@@ -200,25 +203,58 @@ def test_draws_do_not_depend_on_how_they_are_cut():
     assert torch.equal(torch.cat(parts), whole)
 
 
+def darker(draw):
+    """A scheme of the user's that draws each row's factor by `draw`."""
+    return lambda rows: torch.stack([row * draw() for row in rows])
+
+
+def streams():
+    """Where torch's, Python's and numpy's default generators stand."""
+    kind, words, *rest = np.random.get_state()
+    torch_state = torch.get_rng_state().tolist()
+    return torch_state, random.getstate(), (kind, words.tolist(), *rest)
+
+
 @pytest.mark.parametrize(
     "scheme",
     [
         "heavier",
         K.AugmentationSequential(K.RandomAffine(20.0, p=1.0), K.ColorJiggle(0.2)),
         v2.Compose([v2.RandomRotation(20), v2.ColorJitter(0.3)]),
+        transforms.RandomOrder(
+            [transforms.ColorJitter(0.4), transforms.RandomRotation(20)]
+        ),
+        darker(lambda: random.uniform(0.5, 1)),
+        darker(lambda: np.random.uniform(0.5, 1)),
+        Scheme.light() + darker(lambda: random.random() * np.random.rand()),
     ],
-    ids=["built-in", "kornia", "torchvision"],
+    ids=["built-in", "kornia", "torchvision", "v1", "python", "numpy", "sum"],
 )
-def test_seed_decides_and_the_global_stream_is_untouched(scheme):
+def test_seed_decides_and_the_global_streams_are_untouched(scheme):
     """Same seed, same views; another seed, others; every row differs."""
     images = torch.rand(4, 3, 16, 16)
-    before = torch.get_rng_state()
-    first, again, other = (views_of(images, 3, scheme, seed=s) for s in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), before)
+    first, before = views_of(images, 3, scheme, seed=1), streams()
+    again, other = (views_of(images, 3, scheme, seed=s) for s in (1, 2))
+    assert streams() == before
+    random.seed(5)
+    np.random.seed(5)
+    assert torch.equal(first, views_of(images, 3, scheme, seed=1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     one_image = views_of(images[:1].repeat(4, 1, 1, 1), 3, scheme)
     assert len({tuple(row.flatten().tolist()) for row in one_image}) == 12
+
+
+def test_the_streams_are_put_back_after_an_error():
+    """Wherever the scheme raised."""
+    images, before = torch.rand(2, 3, 8, 8), streams()
+
+    def scheme(rows):
+        raise KeyError(random.random() + np.random.rand() + torch.rand(()).item())
+
+    with pytest.raises(KeyError):
+        views_of(images, 2, scheme)
+    assert streams() == before
 
 
 PIPELINES = {

@@ -13,7 +13,7 @@ from dai_plugin.views.expand import expand, made_together, mix_seed
 from dai_plugin.views.motion import Motion, Views, motion_of
 from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.pixels import Pixels
-from dai_plugin.views.schemes import Given, find_scheme
+from dai_plugin.views.schemes import Given, clips, find_scheme
 
 _FIRST = 3  # steps with views in which what a scheme returns is checked
 
@@ -35,7 +35,9 @@ class Draws:
     def __init__(self, base: nn.Module, settings: Settings) -> None:
         self._settings = settings
         self.scheme = find_scheme(settings.scheme)
-        self.pixels = Pixels(base, settings.mean, settings.std)
+        self.pixels = Pixels(
+            base, settings.mean, settings.std, clips=clips(self.scheme)
+        )
         given = settings.seed
         self._seed = torch.initial_seed() if given is None else int(given)
         self.number = 0
@@ -78,10 +80,12 @@ class Draws:
         """
         check_batch(images)
         _refuse_scaling(images, self._settings.every)
+        # All that reaches the network as it came.
+        came = images if made is None else made
         if self.rank is None:
-            _check_finite(images)
+            _check_finite(came)
             self.rank = ranks.rank()
-        self.pixels.settle(images, ranks.from_first)
+        self.pixels.settle(came, ranks.from_first)
         number, settings = self.upcoming, self._settings
         layout = settings.layout(images.shape[0])
         seed = mix_seed(self._seed, self.rank, number)

@@ -16,7 +16,8 @@ def rows_of(views: Tensor | Sequence[Tensor], num_views: int) -> Tensor:
         num_views: M.
 
     Raises:
-        ValueError: they are laid out in another way, or of another number.
+        ValueError: they are laid out in another way, of another number, or differ in
+            shape, dtype or device.
     """
     if not _are_views(views):
         raise ValueError(f"{_WANTED}; got {_shown(views)}")
@@ -29,11 +30,17 @@ def rows_of(views: Tensor | Sequence[Tensor], num_views: int) -> Tensor:
         )
     if isinstance(views, Tensor):
         return views.transpose(0, 1).flatten(0, 1)
-    if len({view.shape for view in views}) > 1:
-        raise ValueError(
-            f"the views of a batch have different shapes, {_shown(views)}: all must "
-            "be of one size, to run through the network as one batch"
-        )
+    for what, found in (
+        ("shapes", [list(view.shape) for view in views]),
+        ("dtypes", [view.dtype for view in views]),
+        ("devices", [str(view.device) for view in views]),
+    ):
+        if any(each != found[0] for each in found):
+            raise ValueError(
+                f"the views of a batch have different {what}, {found}: they run "
+                "through the network as one batch, so let the loader make all of them "
+                "alike"
+            )
     return torch.cat(list(views))
 
 

@@ -1,10 +1,12 @@
 """Callable schemes: one call with all rows, in a random stream of its own, checked."""
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ logger = logging.getLogger("dai_plugin")
 _BEYOND = 0.25
 # How often a scheme is asked again before it is said to draw nothing.
 _ASKED = 3
+_WORD = 0xFFFFFFFF  # numpy's seeds are lists of 32 bits each
 
 
 def call(
@@ -149,15 +152,25 @@ def _repeats(changed: Tensor, pixels: Tensor) -> bool:
 
 @contextmanager
 def forked_stream(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds the default generators of the host and of the device, and restores them."""
+    """Seeds the default generators that a scheme may draw from, and restores them.
+
+    Those of torch, on the host and on the device, of Python and of numpy.
+    """
     accelerator = device.type != "cpu"
-    with torch.random.fork_rng(
-        [device] if accelerator else [], device_type=device.type
-    ):
-        # torch.manual_seed would reseed every device, and leave the others so.
-        torch.default_generator.manual_seed(seed)
-        if accelerator:
-            module: Any = torch.get_device_module(device)
-            with module.device(device):
-                module.manual_seed(seed)
-        yield
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(
+            [device] if accelerator else [], device_type=device.type
+        ):
+            # torch.manual_seed would reseed every device, and leave the others so.
+            torch.default_generator.manual_seed(seed)
+            if accelerator:
+                module: Any = torch.get_device_module(device)
+                with module.device(device):
+                    module.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed([seed & _WORD, seed >> 32 & _WORD])
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -11,6 +11,7 @@ from torch import Tensor
 from dai_plugin.views.operations import Strengths, moved, perform_
 from dai_plugin.views.policies import (
     COLOURS,
+    DTYPE,
     GEOMETRY,
     STATIC,
     AutoAugment,
@@ -19,6 +20,7 @@ from dai_plugin.views.policies import (
     TrivialAugment,
     signs,
     some,
+    uniform,
     within,
 )
 
@@ -66,9 +68,10 @@ class AugMix(Named):
     def _changed(self, rows: Tensor) -> Tensor:
         count = len(rows)
         chains = self._chains(rows.repeat(self.width, 1, 1, 1))
-        alpha = torch.full((count, self.width), self.alpha)
+        alpha = torch.full((count, self.width), self.alpha, dtype=DTYPE)
         weights = torch._sample_dirichlet(alpha)
-        mixed = torch._sample_dirichlet(torch.full((count, 2), self.alpha))[:, :1]
+        pair = torch.full((count, 2), self.alpha, dtype=DTYPE)
+        mixed = torch._sample_dirichlet(pair)[:, :1]
         shares = torch.cat([1 - mixed, weights * mixed], 1).to(rows)
         kept, *others = shares[..., None, None, None].unbind(1)
         rows = rows * kept
@@ -86,7 +89,7 @@ class AugMix(Named):
             active = (depths > step).tolist()
             drawn = zip(some(names, count), active, strict=True)
             chosen = [name if goes_on else "identity" for name, goes_on in drawn]
-            levels = torch.empty(count).uniform_(0.1, self.severity) / 10
+            levels = uniform(count, low=0.1, high=self.severity) / 10
             perform_(rows, chosen, levels * signs(count), self.strengths)
         return rows
 
@@ -150,33 +153,33 @@ class SimCLR(Named):
         strengths = Strengths(
             colour=0.8 * self.strength, hue=0.2 * self.strength, sigma=self.sigma
         )
-        jittered = (torch.rand(count) < self.jitter).tolist()
-        orders = torch.rand(count, len(_JITTER)).argsort(1)
-        levels = torch.empty(count, len(_JITTER)).uniform_(-1, 1)
+        jittered = (uniform(count) < self.jitter).tolist()
+        orders = uniform(count, len(_JITTER)).argsort(1)
+        levels = uniform(count, len(_JITTER), low=-1)
         for turn in range(len(_JITTER)):
             drawn = zip(orders[:, turn].tolist(), jittered, strict=True)
             names = [_JITTER[i] if goes else "identity" for i, goes in drawn]
             perform_(rows, names, levels[:, turn], strengths)
         for name, probability in (("grey", self.grey), ("blur", self.blur)):
             chosen = _chosen(name, probability, count)
-            perform_(rows, chosen, torch.rand(count), strengths)
+            perform_(rows, chosen, uniform(count), strengths)
         return rows
 
     def _crops(self, count: int, height: int, width: int) -> Tensor:
         """Maps `[count, 2, 3]` to boxes in the image, mirrored or not."""
         # Of ten boxes the first that fits, as in torchvision.
-        area = torch.empty(count, 10).uniform_(self.crop, 1)
+        area = uniform(count, 10, low=self.crop)
         turn = math.log(self.ratio)
-        root = (torch.empty(count, 10).uniform_(-turn, turn) / 2).exp()
+        root = (uniform(count, 10, low=-turn, high=turn) / 2).exp()
         across = area.sqrt() * root * math.sqrt(height / width)
         down = area.sqrt() / root * math.sqrt(width / height)
         first = ((across <= 1) & (down <= 1)).int().argmax(1, keepdim=True)
         box = torch.cat([across.gather(1, first), down.gather(1, first)], 1).clamp(
             max=1
         )
-        centre = (1 - box) * (2 * torch.rand(count, 2) - 1)
-        mirrored = torch.where(torch.rand(count) < self.flip, -1.0, 1.0)
-        maps = torch.zeros(count, 2, 3)
+        centre = (1 - box) * (2 * uniform(count, 2) - 1)
+        mirrored = 1 - 2 * (uniform(count) < self.flip).to(DTYPE)
+        maps = torch.zeros(count, 2, 3, dtype=DTYPE)
         maps[:, 0, 0], maps[:, 1, 1] = box[:, 0] * mirrored, box[:, 1]
         maps[:, :, 2] = centre
         return maps
@@ -200,5 +203,5 @@ NAMED: dict[str, type[Named]] = {
 
 def _chosen(name: str, probability: float, count: int) -> list[str]:
     """The name or "identity" for each row."""
-    drawn: Iterable[bool] = (torch.rand(count) < probability).tolist()
+    drawn: Iterable[bool] = (uniform(count) < probability).tolist()
     return [name if taken else "identity" for taken in drawn]

@@ -112,7 +112,8 @@ def from_range(values: Range) -> Normalization:
     raise ValueError(
         f"images of {len(values)} channels with values from {lowest:.4g} to "
         f"{highest:.4g} carry no known normalisation: give mean= and std= "
-        "(mean=0.0, std=1.0 leaves the values as they are, unclipped)"
+        "(mean=0.0, std=1.0 leaves the values as they are, unclipped but by named "
+        "schemes, which work on [0, 1])"
     )
 
 

@@ -110,8 +110,10 @@ def perform_(
 def moved(rows: Tensor, maps: Tensor, padding_mode: str = "zeros") -> Tensor:
     """Rows under affine maps `[n, 2, 3]` from output to input, in [-1, 1]."""
     height, width = rows.shape[2:]
-    x = (torch.arange(width, device=rows.device) * 2 + 1) / width - 1
-    y = (torch.arange(height, device=rows.device) * 2 + 1) / height - 1
+    x, y = (
+        (torch.arange(side, dtype=maps.dtype, device=maps.device) * 2 + 1) / side - 1
+        for side in (width, height)
+    )
     # Positions are complex numbers x + i y, as in the fused pass of `Scheme`.
     across, down, origin = (
         torch.complex(*part.unbind(1))[:, None, None] for part in maps.unbind(2)

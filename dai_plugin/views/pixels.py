@@ -2,8 +2,9 @@
 
 The first batches decide. What was given stays; what the model's configuration says, or
 what was guessed from the first batch, gives way to what the values show. Views are
-never clipped below what a batch holds, whatever was taken (`expand`); a wrong
-normalisation changes how strong colour changes are.
+never clipped below what a batch holds, whatever was taken (`expand`), but by named
+schemes, of which the first batches warn; a wrong normalisation changes how strong
+colour changes are.
 """
 
 import logging
@@ -44,14 +45,21 @@ class Pixels:
         model: whose configuration may say it (timm's `default_cfg`).
         mean: given by the user, or None.
         std: given by the user, or None.
+        clips: whether the scheme clips them to [0, 1], as named ones do.
 
     Raises:
         ValueError: only one of mean and std is given, or a std is not positive.
     """
 
     def __init__(
-        self, model: nn.Module, mean: Statistics | None, std: Statistics | None
+        self,
+        model: nn.Module,
+        mean: Statistics | None,
+        std: Statistics | None,
+        *,
+        clips: bool = False,
     ) -> None:
+        self._clips = clips
         self._known = known_normalization(model, mean, std)
         self._fixed = mean is not None
         self._configured = None if self._fixed else self._known
@@ -150,14 +158,16 @@ class Pixels:
         )
 
     def _tell(self, taken: Normalization, reason: str) -> Normalization:
-        # Of what exceeds every preset the message says so.
-        self._told = bool(self._values) and not self._carried(taken)
         logger.warning(
             "%s; normalisation taken: %s. Give mean= and std= if the images carry "
             "another",
             reason,
             taken,
         )
+        if self._clips and self._values:
+            self._question(taken)
+        # Of what exceeds every preset the message says so.
+        self._told = bool(self._values) and not self._carried(taken)
         return taken
 
     def _question(self, known: Normalization) -> None:
@@ -166,7 +176,9 @@ class Pixels:
         given_none = known.none and self._fixed
         if self._told:
             return
-        if given_none and low >= 0 and high > 20:
+        if self._clips:
+            self._warn_of_clipping(known)
+        elif given_none and low >= 0 and high > 20:
             self._told = True
             logger.warning(
                 "images with values from %.4g to %.4g came with mean=0, std=1: they "
@@ -188,6 +200,21 @@ class Pixels:
                 known,
                 *known.pixels(self._values),
             )
+
+    def _warn_of_clipping(self, known: Normalization) -> None:
+        """Warns, once, of values that a scheme on [0, 1] pixels takes away."""
+        if self._carried(known):
+            return
+        self._told = True
+        logger.warning(
+            "images with values from %.4g to %.4g lie from %.4g to %.4g in the pixels "
+            "of the normalisation %s, and the scheme clips its views to [0, 1]: what "
+            "lies outside is lost; give the mean= and std= that the images carry, or "
+            "take a Scheme, which clips to the range of each batch",
+            *ends(self._values),
+            *known.pixels(self._values),
+            known,
+        )
 
 
 def _union(first: Range, second: Range) -> list[tuple[float, float]]:

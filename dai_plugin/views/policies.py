@@ -18,6 +18,8 @@ from dai_plugin.views.operations import Strengths, perform_
 
 GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 STATIC = ("auto_contrast", "equalize", "posterize", "solarize")
+# Of all that is drawn, whatever torch's default is.
+DTYPE = torch.float32
 COLOURS = ("color", "contrast", "brightness", "sharpness")
 
 
@@ -110,7 +112,7 @@ class TrivialAugment(Named):
     def _changed(self, rows: Tensor) -> Tensor:
         count, bins = len(rows), self.num_magnitude_bins
         names = some(("identity", *STATIC, *COLOURS, *GEOMETRY), count)
-        levels = torch.randint(bins, (count,)) / (bins - 1) * signs(count)
+        levels = torch.randint(bins, (count,)) * signs(count) / (bins - 1)
         perform_(rows, names, levels, self.strengths)
         return rows
 
@@ -149,12 +151,14 @@ class AutoAugment(Named):
         pairs = _policies(self.policy)
         drawn = [pairs[i] for i in torch.randint(len(pairs), (len(rows),)).tolist()]
         for steps in zip(*drawn, strict=True):
-            chances = torch.rand(len(rows)).tolist()
+            chances = uniform(len(rows)).tolist()
             names = [
                 name if chance < probability else "identity"
                 for (name, probability, _), chance in zip(steps, chances, strict=True)
             ]
-            levels = torch.tensor([level for *_, level in steps]) * signs(len(rows))
+            levels = signs(len(rows)) * torch.tensor(
+                [level for *_, level in steps], dtype=DTYPE
+            )
             perform_(rows, names, levels, self.strengths)
         return rows
 
@@ -180,7 +184,12 @@ def some(names: Sequence[str], count: int) -> list[str]:
 
 def signs(count: int) -> Tensor:
     """-1 or 1 for each row."""
-    return torch.randint(2, (count,)) * 2.0 - 1
+    return torch.randint(2, (count,)).to(DTYPE) * 2 - 1
+
+
+def uniform(*shape: int, low: float = 0, high: float = 1) -> Tensor:
+    """Numbers between two ends."""
+    return torch.empty(shape, dtype=DTYPE).uniform_(low, high)
 
 
 @lru_cache

@@ -295,6 +295,13 @@ def moves_pixels(scheme: AnyScheme) -> bool:
     return isinstance(scheme, Named | Given) or pipelines.moves_pixels(scheme)
 
 
+def clips(scheme: AnyScheme) -> bool:
+    """Whether it clips pixels to [0, 1] whatever the batch holds."""
+    if isinstance(scheme, Composed):
+        return any(clips(part) for part in scheme.parts)
+    return isinstance(scheme, Named)
+
+
 def flips(scheme: AnyScheme) -> bool:
     """Whether a scheme of this package mirrors images."""
     if isinstance(scheme, Composed):

@@ -201,6 +201,8 @@ def _draw_settings(draw: random.Random, plan: Plan) -> None:
     # From a stream of their own, so that the other draws are what they were.
     spent = random.Random(f"spent {plan.seed}")
     told["every"] = spent.choices([1, 2, 3], [6, 1, 1])[0]
+    if told["every"] > 1:
+        told["first_view"] = "clean"
     told["share"] = spent.choices([1.0, 0.7, 0.5, 0.1], [5, 1, 1, 1])[0]
     functions = {
         "scheme": SCHEMES[scheme],
