@@ -137,7 +137,8 @@ def test_images_that_would_be_scaled_in_some_steps_alone(every, num_views, expli
     seen = []
     net.features.register_forward_pre_hook(lambda _, args: seen.append(args))
     if explicit:
-        start = DataAugmentationInvariance(net, **options).views
+        clean = {**options, "first_view": "clean"}
+        start = DataAugmentationInvariance(net, **clean).views
     else:
         attach(net, criterion, **options)
         start = net
