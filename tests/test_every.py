@@ -134,6 +134,7 @@ def test_images_that_would_be_scaled_in_some_steps_alone(every, num_views, expli
     net, criterion = SmallNet(), nn.CrossEntropyLoss()
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     options = {**OPTIONS, "every": every, "num_views": num_views}
+    options["first_view"] = "clean"
     seen = []
     net.features.register_forward_pre_hook(lambda _, args: seen.append(args))
     if explicit:
