@@ -12,9 +12,11 @@ from torchvision.transforms import v2
 
 from dai_plugin import Scheme
 from dai_plugin.views.expand import expand
+from dai_plugin.views.named import NAMED
 from dai_plugin.views.normalization import PRESETS, Normalization
 from dai_plugin.views.pipelines import ImageByImage
-from dai_plugin.views.schemes import find_scheme, moves_pixels
+from dai_plugin.views.policies import Named
+from dai_plugin.views.schemes import Given, find_scheme, moves_pixels
 
 IMAGENET = Normalization.given(*PRESETS[3]["ImageNet"])
 
@@ -342,3 +344,39 @@ def test_a_scheme_that_cuts_the_gradient_is_told(caplog):
     rows_of(images.requires_grad_(), scheme, check=True)
     assert "which the scheme" in caplog.text
     assert "does not let through: none reaches them" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Scheme, Given, *NAMED.values()])
+def test_a_class_of_ours_is_one_with_its_usual_strengths(kind):
+    """As the settings promise."""
+    found = find_scheme(kind)
+    assert type(found) is kind
+    assert str(found) == str(kind())
+
+
+TAKES_NO_BATCH = {
+    "torchvision": (v2.RandomHorizontalFlip, "the class RandomHorizontalFlip, .*give"),
+    "kornia": (K.RandomAffine, "the class RandomAffine, .*give an object of it"),
+    "Named": (Named, "the class Named"),
+    "a factory": (lambda: None, r"called with a batch .*too many positional arg"),
+    "two batches": (lambda images, masks: None, "and nothing else.*'masks'"),
+    "a keyword": (lambda images, *, p: None, "nothing else.*'p'"),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_NO_BATCH)
+def test_what_does_not_take_a_batch_is_refused(name):
+    """Before a step, with what is called how."""
+    scheme, message = TAKES_NO_BATCH[name]
+    with pytest.raises(TypeError, match=message):
+        find_scheme(scheme)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [torch.sigmoid, torch.nn.Sigmoid(), functools.partial(torch.clamp, min=0, max=1),
+     lambda *images: images[0], lambda images, p=0.5: images],
+)  # fmt: skip
+def test_other_callables_are_taken(scheme):
+    """With a signature or without one."""
+    assert find_scheme(scheme) is scheme

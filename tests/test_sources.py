@@ -8,14 +8,14 @@ from launches import QUICK, read
 from PIL import Image
 from torch import nn
 
-from dai_plugin import RandAugment, Scheme, SimCLR
+from dai_plugin import AugMix, RandAugment, Scheme, SimCLR
 from dai_plugin.cli.main import main
 from dai_plugin.cli.sources import load_scheme, with_values
 
 CODE = """
 import kornia.augmentation as K
 import torch
-from dai_plugin import Scheme
+from dai_plugin import AugMix, Scheme
 
 def darker(images):
     return images * torch.rand(len(images), 1, 1, 1)
@@ -24,6 +24,12 @@ pipeline = K.AugmentationSequential(K.RandomAffine(15.0, p=1.0))
 mine = Scheme.heavier(flip=0.0) + K.RandomErasing()
 mixing = K.RandomMixUpV2()
 number = 3
+class_of_ours = AugMix
+class Other:
+    def __call__(self, images):
+        return images
+def factory():
+    return AugMix()
 word = "heavier"
 """
 
@@ -42,6 +48,7 @@ def test_a_function_a_pipeline_or_a_scheme(file):
     first, second = load_scheme(f"{file}:mine").parts
     assert first == Scheme.heavier(flip=0.0)
     assert isinstance(second, K.RandomErasing)
+    assert load_scheme(f"{file}:class_of_ours") == AugMix()
 
 
 @pytest.mark.parametrize("name", ["heavier", "randaugment", "simclr"])
@@ -54,10 +61,12 @@ WRONG = {
     "file": ("{folder}/none.py:f", ValueError, "none.py does not exist"),
     "name": (
         "{file}:lighter", ValueError, "own.py has no function 'lighter', it holds "
-        "darker; give FILE.py:FUNCTION, a function on float batches"),
+        "darker, Other, factory; give FILE.py:FUNCTION, a function on float"),
     "no name": ("{file}", ValueError, "has no function ''"),
     "number": ("{file}:number", TypeError, "own.py:number: scheme must be a name, a"),
     "word": ("{file}:word", TypeError, "is the text 'heavier'; it must be a function"),
+    "class": ("{file}:Other", TypeError, r"Other: scheme is the class Other, .*Other"),
+    "factory": ("{file}:factory", TypeError, "factory.*called with a batch of images"),
     "mixing": ("{file}:mixing", ValueError, "own.py:mixing: the scheme holds Random"),
     "given": ("given", ValueError, 'the scheme "given" takes views from a loader'),
     "unknown": ("heavy", ValueError, "unknown scheme 'heavy'"),

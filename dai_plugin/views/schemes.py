@@ -12,6 +12,7 @@ with the mean of each channel over the warped image, and one clip to [0, 1].
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -256,13 +257,14 @@ _WORDS: dict[str, Callable[[], AnyScheme]] = {
 def find_scheme(scheme: str | AnyScheme) -> AnyScheme:
     """The scheme of that name; a scheme of this package or a callable as it is.
 
+    A class of this package's schemes stands for one with its usual strengths.
     A pipeline that draws once for a whole batch (torchvision's, kornia's RandAugment
     and the like) comes back as a callable that applies it image by image.
 
     Raises:
         ValueError: no scheme has that name, or the pipeline mixes images, normalises,
             or is told to draw once a batch.
-        TypeError: neither a name, a scheme nor a callable.
+        TypeError: neither a name, a scheme nor a callable on images.
     """
     if isinstance(scheme, str):
         if scheme not in _WORDS:
@@ -272,6 +274,8 @@ def find_scheme(scheme: str | AnyScheme) -> AnyScheme:
                 "such a batch"
             )
         return _WORDS[scheme]()
+    if isinstance(scheme, type):
+        scheme = _made(scheme)
     if isinstance(scheme, Summand | Given):
         return scheme
     if not callable(scheme):
@@ -279,7 +283,33 @@ def find_scheme(scheme: str | AnyScheme) -> AnyScheme:
             "scheme must be a name, a Scheme or a callable, got "
             f"{type(scheme).__name__}"
         )
+    _check_argument(scheme)
     return pipelines.usable(scheme)
+
+
+def _made(kind: type) -> AnyScheme:
+    """A scheme of this class, if it is one of this package's."""
+    if kind in (Scheme, Given, *NAMED.values()):
+        made: AnyScheme = kind()
+        return made
+    raise TypeError(
+        f"scheme is the class {kind.__name__}, which is called with its settings, not "
+        f"with images: give an object of it, {kind.__name__}(...)"
+    )
+
+
+def _check_argument(scheme: Transform) -> None:
+    """Raises a TypeError if it cannot be called with a batch."""
+    try:
+        inspect.signature(scheme).bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"the scheme {scheme!r} is called with a batch of images [N, C, H, W] and "
+            f"nothing else, which it does not take ({error}); if it makes a scheme, "
+            "give what it returns"
+        ) from error
+    except ValueError:
+        return  # what is not written in Python may have no signature
 
 
 def moves_pixels(scheme: AnyScheme) -> bool:
