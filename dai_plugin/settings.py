@@ -259,6 +259,10 @@ class Settings:
         found = told if self.ignore_index is None else self.ignore_index
         return -100 if found is None else found  # torch's own default
 
+    def has_views(self, step: int) -> bool:
+        """Whether views are made in the training forward of that number, from 0."""
+        return step % self.every == 0
+
     def layout(self, images: int) -> Layout:
         """The rows of a training forward of so many images that makes views."""
         return Layout.of(images, self.num_views, self.share)

@@ -21,6 +21,7 @@ def measure(
         targets = targets.argmax(1)
     correct = outputs.argmax(1).eq(targets).sum()
     tally.seen += images
+    tally.rows += rows_of(run, images)
     tally.right = tally.right + correct
     if not shown and run.accelerator.device.type != "cpu":
         return ""
@@ -40,6 +41,12 @@ def measure(
         f"the loss is {values['loss']} (task {values['task']}, layers {layers}); what "
         "was saved before is whole; try a lower --lr"
     )
+
+
+def rows_of(run: Run, images: int) -> int:
+    """What the training forward just done made of so many images."""
+    settings, step = run.attachment.settings, run.attachment.state_dict()["step"] - 1
+    return settings.layout(images).rows if settings.has_views(step) else images
 
 
 def parts(run: Run) -> Parts:
@@ -85,6 +92,9 @@ def epoch_row(run: Run, speed: float) -> dict[str, Any]:
 def seen_by(run: Run) -> dict[str, int]:
     """Images since the run began, and their rows, views among them."""
     before = run.progress.rows[-1] if run.progress.rows else {"images": 0, "rows": 0}
-    images = sum(gather_object([run.progress.tally.seen]))
-    rows = round(images * run.attachment.settings.cost(run.args.batch_size))
-    return {"images": before["images"] + images, "rows": before["rows"] + rows}
+    tally = run.progress.tally
+    parts = gather_object([{"images": tally.seen, "rows": tally.rows}])
+    return {
+        name: count + sum(part[name] for part in parts)
+        for name, count in (("images", before["images"]), ("rows", before["rows"]))
+    }

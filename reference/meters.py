@@ -42,13 +42,14 @@ class Tally:
         shown: meters of the values that the lines show.
         layers: meters of each term's loss at each layer, by column of metrics.csv.
         seen: images so far.
+        rows: that the network ran on, views among them.
         right: those of them that were classified right.
     """
 
     def __init__(self) -> None:
         self.shown: dict[str, Meter] = {}
         self.layers: dict[str, Meter] = {}
-        self.seen = 0
+        self.seen = self.rows = 0
         self.right: Tensor | int = 0
 
     def update(
@@ -76,8 +77,8 @@ class Tally:
             {name: (list(m.recent), m.total, m.count) for name, m in meters.items()}
             for meters in (self.shown, self.layers)
         )
-        right = int(self.right)
-        return {"shown": shown, "layers": layers, "seen": self.seen, "right": right}
+        counts = {"seen": self.seen, "rows": self.rows, "right": int(self.right)}
+        return {"shown": shown, "layers": layers, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
@@ -85,7 +86,9 @@ class Tally:
             {name: Meter(*values) for name, values in state[part].items()}
             for part in ("shown", "layers")
         )
-        self.seen, self.right = state["seen"], state["right"]
+        self.seen, self.rows, self.right = (
+            state[name] for name in ("seen", "rows", "right")
+        )
 
 
 class Pace:

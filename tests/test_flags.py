@@ -241,4 +241,27 @@ def test_views_now_and_then_and_of_a_share(train, tmp_path, capsys):
     assert f"{told} steps: 1.25 times the compute" in printed
     assert "an optimizer step: 32 images, 40 rows" in printed
     (row,) = read(tmp_path)
-    assert (int(row["images"]), int(row["rows"])) == (150, 188)
+    assert (int(row["images"]), int(row["rows"])) == (150, 193)
+
+
+@pytest.mark.parametrize("flags", [(), ("--every", 4), ("--every", 3, "--share", 0.3)])
+def test_rows_are_counted(train, tmp_path, monkeypatch, flags):
+    """Of every training forward, over two epochs whose last batches are smaller."""
+    import models
+
+    seen = []
+
+    def count(module, args):
+        if module.training and torch.is_grad_enabled():
+            seen.append(len(args[0]))
+
+    def build(*args, build=models.build, **options):
+        net = build(*args, **options)
+        next(net.children()).register_forward_pre_hook(count)
+        return net
+
+    monkeypatch.setattr(models, "build", build)
+    train(*QUICK, *flags, "--output-dir", tmp_path)
+    first, second = (int(row["rows"]) for row in read(tmp_path))
+    assert len(seen) == 10
+    assert (first, second) == (sum(seen[:5]), sum(seen))

@@ -57,7 +57,7 @@ class Draws:
     @property
     def due(self) -> bool:
         """Whether the next step is one of those in which views are made."""
-        return self.upcoming % self._settings.every == 0
+        return self._settings.has_views(self.upcoming)
 
     def skip(self) -> None:
         """Counts a step in which no views are made."""
