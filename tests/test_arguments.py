@@ -214,7 +214,7 @@ def test_an_argument_that_keeps_its_size_while_b_changes_raises(seed):
     rng = random.Random(seed)
     images = rng.randint(2, 5)
     follows = torch.rand(images, 2)
-    stays = rng.choice([torch.randn(images), torch.randn(images, 3, 2)])
+    stays = rng.choice([torch.randn(images), torch.randn(images, 3, 7)])
     net = Receiver(images)
     _, criterion = attach(net, nn.CrossEntropyLoss(), **OPTIONS)
     given = {"meta": follows, "table": stays}

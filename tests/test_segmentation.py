@@ -263,6 +263,67 @@ def test_a_target_of_another_shape_than_was_told():
         criterion(net(images), torch.rand(4, 10))
 
 
+SHAPES = {
+    "depth": lambda b, h, w: torch.rand(b, h, w),
+    "depth of one channel": lambda b, h, w: torch.rand(b, 1, h, w),
+    "classes as floats": lambda b, h, w: torch.randint(3, (b, h, w)).double(),
+    "a coarse map": lambda b, h, w: torch.rand(b, h // 2, w // 2),
+    "a coarse mask": lambda b, h, w: torch.randint(3, (b, h // 2, w // 2)),
+    "points": lambda b, h, w: torch.rand(b, 5, 2) * w,
+    "points of pixels": lambda b, h, w: (torch.rand(b, 5, 2) * w).long(),
+    "boxes": lambda b, h, w: torch.rand(b, 3, 4) * w,
+    "boxes and classes": lambda b, h, w: torch.rand(b, 3, 5) * w,
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_target_with_places_stays_in_silence(name, seed):
+    """Whatever the shape of the output beside it, and as an argument of any name."""
+    torch.manual_seed(seed)
+    count, height, width = torch.randint(8, 30, (3,)).tolist()
+    images = torch.rand(count, 3, height, width)
+    target = SHAPES[name](count, height, width)
+    shape = [(1, height, width), (2, height, width), (10,), (7, 3)][seed]
+    net = Places(shape)
+    _, criterion = attach(net, lambda o, t: o.mean() + 0 * t.sum(), **OPTIONS)
+    with pytest.raises(ValueError, match=r"belong to pixels.*targets="):
+        criterion(net(images), target)
+    attached(net).remove()
+    taken = Taker()
+    with (
+        attach(taken, **OPTIONS),
+        pytest.raises(ValueError, match=r"belong to pixels|two batches of"),
+    ):
+        taken(images, y=target)
+
+
+class Taker(nn.Module):
+    """Returns a loss of its own, whatever else it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = Dense().features
+
+    def forward(self, images, **others):
+        self.others = others
+        return {"loss": self.features(images).mean()}
+
+
+def test_what_has_no_places_is_repeated():
+    """Sequences, numbers to be broadcast over pixels, images beside other outputs."""
+    images, net = torch.rand(4, 3, 14, 20), Taker()
+    kept = {"text": torch.rand(4, 7, 12), "gain": torch.rand(4, 3, 1, 1)}
+    with attach(net, **OPTIONS):
+        net(images, **kept)["loss"].backward()
+    for name, value in net.others.items():
+        repeats = 3, *[1] * (value.dim() - 1)
+        assert torch.equal(value, kept[name].repeat(repeats))
+    net = Dense()
+    _, criterion = attach(net, lambda o, g, x: (o * g).mean() + 0 * x.sum(), **OPTIONS)
+    criterion(net(images), torch.rand(4, 1, 1, 1), images).backward()
+
+
 def test_labels_of_the_image_stay_beside_masks():
     """A class an image, class weights and images among the arguments are no masks."""
     net, (images, masks) = Dense(heads=True), batch_of()

@@ -2,7 +2,8 @@
 
 The rule: integers `[B, H, W]` or `[B, 1, H, W]` of the images' size are masks; what
 else belongs to pixels is told by `targets=`, and a target of several dimensions that
-nobody told of is refused, since a view would be compared with another picture's.
+nobody told of is refused, since a view would be compared with another picture's. Of a
+criterion's arguments only the images themselves, known by their shape, are no target.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from dai_plugin.training.arguments import names_target
 from dai_plugin.training.step import Step
 from dai_plugin.views.motion import move
 from dai_plugin.views.targets import Kind
+
+_NUMBERS = 6  # that say where one thing is and what, at most
 
 _SHAPES: dict[Kind, str] = {
     "mask": "integers [B, ..., H, W]",
@@ -56,7 +59,8 @@ def kind_of(
         return told
     if _is_mask(target, images):
         return "mask"
-    if target.dim() < 3 or not sure:
+    numbers = target.shape[2:].numel() == 1  # [B, K, 1, 1], which lie nowhere
+    if target.dim() < 3 or numbers or not sure:
         return None
     hint = f"targets={told!r} means {_SHAPES[told]}" if told else "say what they are"
     raise ValueError(
@@ -94,11 +98,9 @@ class Follow:
         """
         if not self._motions:
             return None
-        # A float argument of another shape than the outputs may be no target, but the
-        # images, say.
-        whole = compared is None or not target.is_floating_point()
-        sure = whole or target.shape in (compared or ())
-        return kind_of(target, self._images, self._told, sure=sure)
+        alike = target.shape == self._images and target.is_floating_point()
+        pictures = alike and compared is not None and target.shape not in compared
+        return kind_of(target, self._images, self._told, sure=not pictures)
 
     @property
     def _images(self) -> torch.Size:
@@ -123,8 +125,8 @@ class Follow:
                 "target; as torch.bool it moves with its view and is False outside the "
                 'image; scheme="photometric" moves no pixels'
             )
-        alike = leaf.shape[-2:] == images[2:]
-        return kind_of(leaf, images, told, sure=target or counts or alike)
+        sure = target or counts or _has_places(leaf, images)
+        return kind_of(leaf, images, told, sure=sure)
 
     def rows(self, target: Tensor, kind: Kind | None) -> Tensor:
         """`[N, ...]` of a target `[B, ...]`, each as its own view.
@@ -189,6 +191,19 @@ def _is_mask(target: Tensor, images: torch.Size) -> bool:
     size = images[2:]
     plain = target.shape[1:] == size or target.shape[1:] == (1, *size)
     return plain and not target.is_floating_point()
+
+
+def _has_places(leaf: Tensor, images: torch.Size) -> bool:
+    """Whether it has the shape of a picture of the images' proportions, or of places.
+
+    Beside images a network may get sequences `[B, T, D]` that are nothing to pixels;
+    places are a few numbers each: points, boxes, with a class or a visibility.
+    """
+    if leaf.dim() < 3:
+        return False
+    (height, width), (own_height, own_width) = images[2:], leaf.shape[-2:]
+    picture = abs(own_height * width - own_width * height) < max(height, width)
+    return picture or (leaf.dim() == 3 and 2 <= own_width <= _NUMBERS)
 
 
 def _check_label(target: Tensor, label: int) -> None:
