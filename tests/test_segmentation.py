@@ -310,6 +310,44 @@ class Taker(nn.Module):
         return {"loss": self.features(images).mean()}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_in_a_line_are_refused(seed):
+    """`[B, H * W]` and `[B * H * W]`: criterion, network, and explicit form."""
+    torch.manual_seed(seed)
+    count, *size = torch.randint(3, 12, (3,)).tolist()
+    masks = torch.randint(2, (count, *size))
+    masks = masks.bool() if seed % 2 else masks
+    images, net, taken = torch.rand(count, 3, *size), Dense(), Taker()
+    for flat in (masks.flatten(1), masks.flatten()):
+        refused = pytest.raises(ValueError, match=r"as many as .* pixels.*flatten them")
+        _, criterion = attach(net, lambda o, t: o.mean() + 0 * t.sum(), **OPTIONS)
+        with refused:
+            criterion(net(images), flat)
+        attached(net).remove()
+        with DataAugmentationInvariance(net, **OPTIONS) as dai, refused:
+            dai.views(images, flat)
+    with attach(taken, **OPTIONS), refused:
+        taken(images, labels=masks.flatten(1))
+    still = {**OPTIONS, "scheme": "photometric"}
+    with DataAugmentationInvariance(net, **still) as dai:
+        assert dai.views(images, masks.flatten(1))[1].shape == (
+            3 * count,
+            masks[0].numel(),
+        )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 2), (4 * 14 * 20,)])
+@pytest.mark.parametrize("scheme", ["photometric", "heavier"])
+def test_the_explicit_form_takes_one_target_an_image(shape, scheme):
+    """Of targets that are not B nobody knows which belongs to which row."""
+    options = {**OPTIONS, "scheme": scheme}
+    with (
+        DataAugmentationInvariance(Dense(), **options) as dai,
+        pytest.raises(ValueError, match=r"targets for 4 images; give one an image"),
+    ):
+        dai.views(batch_of()[0], torch.rand(shape))
+
+
 def test_what_has_no_places_is_repeated():
     """Sequences, numbers to be broadcast over pixels, images beside other outputs."""
     images, net = torch.rand(4, 3, 14, 20), Taker()

@@ -78,7 +78,7 @@ class DataAugmentationInvariance:
         Raises:
             ValueError: the images are no batch, hold NaN in the first step, are moved
                 in a way that the targets cannot follow, or are uint8 while `every` is
-                above 1.
+                above 1; or the targets are not one an image.
             RuntimeError: the second step in a row whose loss was not trained.
         """
         steps, made = self._steps, None

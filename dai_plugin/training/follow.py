@@ -51,8 +51,10 @@ def kind_of(
         sure: whether it is a target at all; if not, an unknown one is nothing.
 
     Raises:
-        ValueError: it has pixels or places, and which is not known.
+        ValueError: it has pixels or places, and which is not known; or it is a mask
+            without its two dimensions.
     """
+    _refuse_flat(target, images)
     if not target.dim() or target.shape[0] != images[0]:
         return None
     if told and _FITS[told](target):
@@ -191,6 +193,19 @@ def _is_mask(target: Tensor, images: torch.Size) -> bool:
     size = images[2:]
     plain = target.shape[1:] == size or target.shape[1:] == (1, *size)
     return plain and not target.is_floating_point()
+
+
+def _refuse_flat(target: Tensor, images: torch.Size) -> None:
+    """Raises if it is a label for each pixel in a line: `[B, H * W]`, `[B * H * W]`."""
+    pixels = images[2:].numel()
+    flat = ((images[0], pixels), (images[0] * pixels,))
+    if pixels > 1 and target.shape in flat and not target.is_floating_point():
+        raise ValueError(
+            f"targets {list(target.shape)} of {target.dtype} are as many as the "
+            "images' pixels, which the scheme moves: give masks "
+            f"{[images[0], *images[2:]]}, "
+            'and let the criterion flatten them, or use scheme="photometric"'
+        )
 
 
 def _has_places(leaf: Tensor, images: torch.Size) -> bool:

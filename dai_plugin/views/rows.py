@@ -58,7 +58,17 @@ class Layout:
         return slice(start, start + self.viewed)
 
     def repeat(self, values: PerImage) -> PerImage:
-        """What belongs to an image, `[B, ...]` or a list, for every row of it."""
+        """What belongs to an image, `[B, ...]` or a list, for every row of it.
+
+        Raises:
+            ValueError: there are not B of them.
+        """
+        count = len(values) if isinstance(values, list) or values.dim() else None
+        if count != self.images:
+            raise ValueError(
+                f"got {count} targets for {self.images} images; give one an image, "
+                f"[{self.images}, ...]"
+            )
         if isinstance(values, list):
             return values + values[: self.viewed] * (self.num_views - 1)
         further: list[Any] = [values[: self.viewed]] * (self.num_views - 1)
