@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import REFERENCE
 from torch import nn
+from torchvision import transforms
 from torchvision.transforms import v2
 
 from dai_plugin import DataAugmentationInvariance, Scheme, attach, attached, check
@@ -482,6 +483,49 @@ def test_check_says_how_targets_follow(heads):
     assert how == "[2, 14, 20] mask, moves: nearest pixel, -100 outside the image"
     assert found.targets["target[1]"] == "[2] as it is, for each view"
     assert "targets    target[0] [2, 14, 20] mask, moves" in str(found)
+
+
+NOTICES = {
+    "heavier": (lambda: "heavier", "masks with them; other positions in the targets"),
+    "named": (lambda: "randaugment", "does not tell where to"),
+    "pixels that move later": (
+        lambda: Scheme() + K.RandomHorizontalFlip(), "does not tell where to"),
+    "the first version's": (
+        lambda: transforms.RandomRotation(20), "does not tell where to"),
+    "torchvision's policies": (lambda: v2.RandAugment(), "does not tell where to"),
+    "bent": (lambda: K.RandomElasticTransform(p=1.0),
+             r"masks with them; other positions .* are refused"),
+    "torchvision": (PIPELINES["torchvision"],
+                    r"masks with them; other positions .* are refused"),
+    "kornia": (PIPELINES["kornia"], "masks with them; other positions in the targets"),
+    "photometric": (lambda: "photometric", None),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Default grid_sample")  # kornia's own
+@pytest.mark.parametrize("name", NOTICES)
+def test_the_notice_says_what_follows(name, caplog):
+    """As the same run then moves or refuses masks."""
+    build, told = NOTICES[name]
+    net, (images, masks) = Dense(), batch_of()
+    _, criterion = attach(net, nn.CrossEntropyLoss(), scheme=build(), **OPTIONS)
+    output = net(images)
+    found = re.search(r"pixels move, .*", caplog.text)
+    assert bool(found) == bool(told)
+    assert told is None or re.search(told, found[0])
+    if told and "does not tell" in told:
+        with pytest.raises(ValueError, match="moves them without telling where to"):
+            criterion(output, masks)
+    else:
+        criterion(output, masks).backward()
+
+
+def test_the_notice_names_what_was_told(caplog):
+    """Kinds beside masks."""
+    net, (images, _) = Places((5, 2)), batch_of()
+    attach(net, nn.MSELoss(), targets="keypoints", **OPTIONS)
+    net(images)
+    assert "pixels move, and masks and keypoints with them" in caplog.text
 
 
 def test_check_of_a_network_with_its_own_loss():

@@ -8,8 +8,10 @@ from dai_plugin.losses.weights import key_name
 from dai_plugin.settings import Settings
 from dai_plugin.training.placed import Placed
 from dai_plugin.training.step import Step
+from dai_plugin.views.motion import follows
 from dai_plugin.views.rows import Layout
-from dai_plugin.views.schemes import AnyScheme, Given, flips, moves_pixels
+from dai_plugin.views.schemes import AnyScheme, Given, flips
+from dai_plugin.views.targets import Kind
 from dai_plugin.wrappers import OUTPUT
 
 logger = logging.getLogger("dai_plugin")
@@ -41,7 +43,7 @@ def tell(
         f"scheme: {scheme}"
         + ("" if isinstance(scheme, Given) else f" ({settings.first_view} first view)"),
         f"normalisation: {normalization}",
-        *_cautions(scheme, settings),
+        *_cautions(scheme, settings, step),
     ]
     logger.info("%s", "\n  ".join(["data augmentation invariance", *told]))
 
@@ -104,19 +106,13 @@ def _costs(layout: Layout, settings: Settings) -> list[str]:
     ]
 
 
-def _cautions(scheme: AnyScheme, settings: Settings) -> list[str]:
+def _cautions(scheme: AnyScheme, settings: Settings, step: Step) -> list[str]:
     """What a user of these settings has to know."""
     found = []
     if flips(scheme):
         found.append("images are flipped: wrong for digits, text, left and right")
-    if moves_pixels(scheme) and settings.num_views > 1:
-        told = settings.targets
-        found.append(
-            f"pixels move, and masks and {told} with them"
-            if told
-            else "pixels move, and masks with them; other positions in the targets "
-            '(boxes, points, heat maps) only with targets="boxes" and the like'
-        )
+    if step.motions:
+        found.append(_moving(step, settings.targets))
     if (world_size := ranks.world_size()) > 1:
         found.append(
             f"statistics are those of all {world_size} ranks together"
@@ -126,3 +122,27 @@ def _cautions(scheme: AnyScheme, settings: Settings) -> list[str]:
     if settings.num_views == 1:
         found.append("one view has nothing to compare: the invariance loss is 0")
     return found
+
+
+def _moving(step: Step, told: Kind | None) -> str:
+    """Which targets follow the views of a step whose pixels moved."""
+    masks, places = (
+        all(follows(kind, motion) for motion in step.motions)
+        for kind in ("mask", "boxes")
+    )
+    others = "boxes, points, heat maps"
+    if not masks:
+        return (
+            "pixels move, and the scheme does not tell where to: masks and other "
+            f"positions in the targets ({others}) are refused"
+        )
+    if not places:
+        return (
+            f"pixels move, and masks with them; other positions ({others}) are refused"
+        )
+    if told:
+        return f"pixels move, and masks and {told} with them"
+    return (
+        "pixels move, and masks with them; other positions in the targets "
+        f'({others}) only with targets="boxes" and the like'
+    )

@@ -4,7 +4,8 @@ Nothing is kept of the views themselves: the seed draws the same numbers again, 
 target asks for them.
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -114,6 +115,19 @@ def move(target: Tensor, kind: Kind, motion: Motion, outside: float) -> Tensor:
         if kind == "boxes":
             return warp_boxes(target, matrices, *size)
         return warp_points(target, matrices)
+
+
+def follows(kind: Kind, motion: Motion) -> bool:
+    """Whether such targets can be moved: tried with one view of one image."""
+    made, one = motion.made, torch.Size((1, *motion.made.shape[1:]))
+    tried: Any = motion
+    tried = replace(tried, made=replace(made, views=1, shape=one))
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tried.sources(made.size) if kind == "mask" else tried.matrices()
+    except Exception:  # a pipeline's own, which a run without targets never meets
+        return False
+    return True
 
 
 def draw(scheme: Scheme, made: Views) -> Parameters:
