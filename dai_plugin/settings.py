@@ -86,7 +86,8 @@ class Settings:
             x1, y1, x2, y2) or "keypoints" (`[B, K, 2]`, x, y), in pixels.
         ignore_index: the label of what has none: of a mask where a view shows what
             lies outside the image, and of images that class-wise terms leave out; None
-            asks the criterion, else takes -100.
+            asks the criterion, else takes -100, for masks only if the criterion is
+            seen to ignore it.
 
     Raises:
         TypeError: a setting is of a wrong type.

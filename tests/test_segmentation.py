@@ -193,7 +193,8 @@ def test_the_explicit_form_moves_targets(first_view):
     """All rows' masks, and view 0's, too, where that one is transformed."""
     images, masks = batch_of()
     net = Dense()
-    dai = DataAugmentationInvariance(net, first_view=first_view, **OPTIONS)
+    options = {**OPTIONS, "ignore_index": -100}
+    dai = DataAugmentationInvariance(net, first_view=first_view, **options)
     rows, targets = dai.views(images, masks)
     moved = 3 - (first_view == "clean")
     _, motion = motion_at(0, images, Scheme(), moved)
@@ -374,7 +375,7 @@ def test_labels_of_the_image_stay_beside_masks():
         return task + F.cross_entropy(output["aux"].mean((2, 3)), label, weight)
 
     label, weight = torch.tensor([0, 1, 2, 3]), torch.rand(4)
-    _, watched = attach(net, criterion, **OPTIONS)
+    _, watched = attach(net, criterion, ignore_index=-100, **OPTIONS)
     watched(net(images), masks, label, weight, images).backward()
     for view in seen[:3]:  # then all rows once, to see whether it sums
         assert [view[1] is label, view[2] is weight, view[3] is images] == [True] * 3
@@ -438,11 +439,100 @@ def test_a_criterion_that_does_not_know_the_label():
     assert any("give ignore_index=" in note for note in caught.value.__notes__)
 
 
+def one_hot(mask):
+    return torch.stack([(mask == k).float() for k in range(4)], 1)
+
+
+def dice(output, mask):
+    shares, wanted = output.softmax(1), one_hot(mask)
+    return 1 - 2 * (shares * wanted).sum() / (shares + wanted).sum()
+
+
+def dice_of_each(output, mask):
+    shares, wanted = output.softmax(1).flatten(1), one_hot(mask).flatten(1)
+    return (1 - 2 * (shares * wanted).sum(1) / (shares + wanted).sum(1)).mean()
+
+
+def binary(output, mask):
+    return F.binary_cross_entropy_with_logits(output[:, 0], mask.float())
+
+
+def masked(output, mask):
+    kept = mask >= 0
+    each = F.cross_entropy(output, mask.clamp(min=0), reduction="none")
+    return (each * kept).sum() / kept.sum()
+
+
+LEARN = {
+    "binary": binary,
+    "the first class": lambda o, t: F.cross_entropy(o, t.clamp(0, 3)),
+    "no class": lambda o, t: F.mse_loss(o.softmax(1), one_hot(t)),
+    "dice": dice,
+    "dice of each image": dice_of_each,
+    "resized": lambda o, t: binary(F.interpolate(o, scale_factor=2), torch.cat(
+        [t.repeat_interleave(2, 1).repeat_interleave(2, 2)])),
+    "beside one that ignores": lambda o, t: F.cross_entropy(o, t) + binary(o, t),
+}  # fmt: skip
+IGNORE = {
+    "function": lambda o, t: F.cross_entropy(o, t),
+    "smoothed": lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1),
+    "sum": lambda o, t: F.cross_entropy(o, t, reduction="sum") / len(t),
+    "chosen": lambda o, t: F.cross_entropy(o.movedim(1, 3)[t >= 0], t[t >= 0]),
+    "masked": masked,
+    "coarse": lambda o, t: F.cross_entropy(F.avg_pool2d(o, 2), t[:, ::2, ::2]),
+    "in place": lambda o, t: F.cross_entropy(o.mul_(2), t),
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", [*LEARN, *IGNORE])
+def test_a_label_that_nobody_named(name, seed):
+    """Who trains on it is refused, who ignores it trains as if it were named."""
+    torch.manual_seed(seed)
+    net, options = Dense(), {**OPTIONS, "seed": seed}
+    images, masks = torch.rand(4, 3, 12, 18), torch.randint(2, (4, 12, 18))
+    call = {**LEARN, **IGNORE}[name]
+    attachment = attach(net, call, **options)
+    if name in LEARN:
+        with pytest.raises(ValueError, match="nobody named it: give ignore_index="):
+            attachment.criterion(net(images), masks)
+    else:
+        state = torch.get_rng_state()
+        total = attachment.criterion(net(images), masks)
+        total.backward()
+        found = [p.grad.clone() for p in net.parameters()]
+        assert torch.equal(torch.get_rng_state(), state)
+    attachment.remove()
+    net.zero_grad()
+    attachment = attach(net, call, ignore_index=-100, **options)
+    again = attachment.criterion(net(images), masks)
+    again.backward()
+    if name in IGNORE:
+        assert torch.equal(total, again)
+        grads = [p.grad for p in net.parameters()]
+        assert all(map(torch.equal, found, grads))
+
+
+def test_a_label_that_no_criterion_is_seen_to_ignore():
+    """The explicit form, and a network's own loss; flips show nothing outside."""
+    images, masks = batch_of()
+    flips = {**OPTIONS, "scheme": Scheme.light(translation=0.0, flip=1.0)}
+    refused = pytest.raises(ValueError, match="nobody named it: give ignore_index=")
+    with DataAugmentationInvariance(Dense(), **OPTIONS) as dai, refused:
+        dai.views(images, masks)
+    with attach(net := Own(), **OPTIONS), refused:
+        net(images, labels=masks)
+    with DataAugmentationInvariance(Dense(), **flips) as dai:
+        assert torch.equal(dai.views(images, masks)[1][4:8], masks.flip(2))
+    with attach(net := Own(), **flips):
+        net(images, labels=masks)["loss"].backward()
+
+
 @pytest.mark.parametrize("first_view", ["clean", "augmented"])
 def test_targets_of_a_share_of_the_images(first_view):
     """Further views of the first two images have these two's masks, moved with them."""
     images, masks = batch_of()
-    net, options = Dense(), {**OPTIONS, "share": 0.5}
+    net, options = Dense(), {**OPTIONS, "share": 0.5, "ignore_index": -100}
     dai = DataAugmentationInvariance(net, first_view=first_view, **options)
     rows, targets = dai.views(images, masks)
     dai.remove()
@@ -477,7 +567,8 @@ def test_check_says_how_targets_follow(heads):
         mask, label = targets
         return F.cross_entropy(output, mask) + output.mean((2, 3))[0, label[0]]
 
-    found = check(net, criterion, (images, (masks, masks[:, 0, 0])), **OPTIONS)
+    batch = images, (masks, masks[:, 0, 0])
+    found = check(net, criterion, batch, ignore_index=-100, **OPTIONS)
     assert found.ok, str(found)
     how = found.targets["target[0]"]
     assert how == "[2, 14, 20] mask, moves: nearest pixel, -100 outside the image"
@@ -531,7 +622,8 @@ def test_the_notice_names_what_was_told(caplog):
 def test_check_of_a_network_with_its_own_loss():
     """Arguments are named."""
     images, masks = batch_of()
-    found = check(Own(), None, {"pixel_values": images, "labels": masks}, **OPTIONS)
+    batch = {"pixel_values": images, "labels": masks}
+    found = check(Own(), None, batch, ignore_index=-100, **OPTIONS)
     assert found.ok, str(found)
     assert found.targets["labels"].startswith("[2, 14, 20] mask, moves: nearest pixel")
 

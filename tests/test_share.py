@@ -423,6 +423,7 @@ def test_targets_that_follow_their_views():
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1))
     images, masks = torch.rand(5, 3, 8, 8), torch.randint(4, (5, 8, 8))
     options = {"num_views": 3, "share": 0.4, "first_view": "clean", **OPTIONS}
+    options["ignore_index"] = -100
     twin = copy.deepcopy(net)
     attachment = attach(net, per_image, **options)
     total = attachment.criterion(net(images), masks)

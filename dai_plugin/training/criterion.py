@@ -120,6 +120,7 @@ class Call:
         self.shapes = [tensors[i].shape for i in self._found]
         self.losses: list[Tensor] = []
         self.moved: dict[int, Tensor] = {}
+        self._marked: Callable[[int], bool] = lambda _: False
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -138,6 +139,12 @@ class Call:
         kept = {i: self._before.untouched(i) for i in self._others}
         kinds = {i: following.kind(t, self.shapes) for i, t in kept.items()}
         self.moved = {i: following.rows(kept[i], k) for i, k in kinds.items() if k}
+        self._marked = lambda i: following.marked(self.moved[i], kinds[i])
+
+    @property
+    def marked(self) -> list[int]:
+        """Numbers of the moved arguments that hold a label which nobody named."""
+        return [i for i in self.moved if self._marked(i)]
 
     def run(self, criterion: Callable[..., Any], first: Any) -> None:
         """Runs the criterion on each further view; `first` is its stock result.
@@ -181,12 +188,52 @@ class Call:
 
         A sum over all rows is that of the views' losses, a mean over them is their
         mean over the rows. For what is neither, no; None where these views do not
-        tell. A copy of the criterion is tried where it can be copied, since it may
-        count its calls or remember them.
+        tell.
         """
         views = [v.detach() for v in self.losses]
         if len(views) == 1 or views[0].dim():
             return False
+        with torch.no_grad():
+            try:
+                together = self._tried(criterion, *self._arguments(None))
+            except Exception:
+                return False  # a criterion that takes no other number of rows
+        expected = sum(views, torch.zeros_like(views[0]))
+        return is_sum(together, expected, self.layout.mean(views))
+
+    def learns_from(self, criterion: Any, label: int) -> bool:
+        """Whether pixels of that label teach anything: then it is not ignored.
+
+        Tried with the first view's outputs and `marked` masks, whose upper half gets
+        the label: no gradient must come to the first line of outputs `[B, K, h, w]`,
+        of any resolution, and none to others.
+        """
+        leaves, outputs, marked = list(self._before.leaves), [], self.marked
+        for i, leaf in enumerate(leaves):
+            if i in self._found:
+                outputs.append(leaf.detach().requires_grad_())
+                leaves[i] = outputs[-1].clone()  # which may be changed in place
+            else:
+                kept = self._before.untouched(i)
+                leaves[i] = _half(kept, label) if i in marked else kept
+        try:
+            with torch.enable_grad():
+                loss = self._tried(criterion, *self._before.rebuilt(leaves)).sum()
+            if not loss.requires_grad:
+                return False
+            grads = torch.autograd.grad(loss, outputs, allow_unused=True)
+        except Exception:
+            return True  # it was not shown that it is ignored
+        lines = [g[:, :, 0] if g.dim() == 4 else g for g in grads if g is not None]
+        # An average over no pixel is NaN, and teaches nothing.
+        return any(bool((g.isfinite() & (g != 0)).any()) for g in lines)
+
+    def _tried(self, criterion: Any, args: Any, kwargs: Any) -> Tensor:
+        """The loss of a call that leaves no trace.
+
+        A copy of the criterion is called where it can be copied, since it may count its
+        calls or remember them.
+        """
         try:
             # A bound method would bring along the object that it belongs to.
             bound = isinstance(criterion, types.MethodType)
@@ -194,14 +241,8 @@ class Call:
         except Exception:
             twin = criterion  # it holds a lock, or a tensor with a graph
         devices = {t.device for t in self.targets if t.device.type == "cuda"}
-        with torch.no_grad(), torch.random.fork_rng(list(devices)):
-            try:
-                args, kwargs = self._arguments(None)
-                together = self._loss_in(_past_watching(twin)(*args, **kwargs))
-            except Exception:
-                return False  # a criterion that takes no other number of rows
-        expected = sum(views, torch.zeros_like(views[0]))
-        return is_sum(together, expected, self.layout.mean(views))
+        with torch.random.fork_rng(list(devices)):
+            return self._loss_in(_past_watching(twin)(*args, **kwargs))
 
     def _view(self, v: int, i: int, leaf: Tensor) -> Tensor:
         view = self.outputs.view(self._found[i], v, leaf)
@@ -269,6 +310,13 @@ def _bound(criterion: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     except (TypeError, ValueError):
         bound, known = bound | dict(kwargs), {}
     return bound, known
+
+
+def _half(masks: Tensor, label: int) -> Tensor:
+    """The masks, with a label in the upper half of their lines."""
+    marked = masks.clone()
+    marked[..., : max(1, masks.shape[-2] // 2), :] = label
+    return marked
 
 
 def _for_the_log(part: Any) -> Any:

@@ -73,7 +73,7 @@ class DataAugmentationInvariance:
                 list of batches or one `[B, num_views, C, H, W]`.
             targets: `[B, ...]`; left out, the rows are returned alone. Those that
                 belong to pixels move with their views (`Settings.targets`), outside
-                the image masks get `Settings.ignore_index`, or -100.
+                the image masks get `Settings.ignore_index`, which must be named.
 
         Raises:
             ValueError: the images are no batch, hold NaN in the first step, are moved
@@ -99,7 +99,7 @@ class DataAugmentationInvariance:
     def _follow(self, step: Step, targets: Tensor) -> Tensor:
         following = Follow(step, self.settings)
         try:
-            return following.rows(targets, following.kind(targets))
+            return following.named_rows(targets, following.kind(targets))
         except BaseException:
             self._steps.discard()
             raise

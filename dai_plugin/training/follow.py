@@ -17,6 +17,13 @@ from dai_plugin.training.step import Step
 from dai_plugin.views.motion import move
 from dai_plugin.views.targets import Kind
 
+UNNAMED = (
+    "views show what lies outside their images, which masks have to mark with a label "
+    "that the loss ignores, and nobody named it: give ignore_index= (-100 for a "
+    "cross entropy of torch's; for a loss that ignores no label, such as that of "
+    "binary masks, the one of the background, or boolean masks), or "
+    'scheme="photometric", which moves no pixels'
+)
 _NUMBERS = 6  # that say where one thing is and what, at most
 
 _SHAPES: dict[Kind, str] = {
@@ -79,7 +86,10 @@ class Follow:
         step: whose views moved or did not; then nothing follows.
         settings: of the run.
         outside: the label that the criterion or the network ignores, where the
-            settings name none.
+            settings name none; without either it is but a guess.
+
+    Attributes:
+        guessed: whether nobody named the label of what lies outside.
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class Follow:
             step.motions, step.layout, settings.targets
         )  # fmt: skip
         self._outside = settings.ignored(outside)
+        self.guessed = outside is None and settings.ignore_index is None
 
     def kind(
         self, target: Tensor, compared: Sequence[torch.Size] | None = None
@@ -149,6 +160,22 @@ class Follow:
         # A view that did not move comes first.
         still = self._layout.rows - sum(len(rows) for rows in moved)
         return torch.cat([target[:still], *moved])
+
+    def marked(self, rows: Tensor, kind: Kind | None) -> bool:
+        """Whether rows of that kind hold the label that was guessed."""
+        labels = self.guessed and kind == "mask" and rows.dtype != torch.bool
+        return labels and bool((rows == self._outside).any())
+
+    def named_rows(self, target: Tensor, kind: Kind | None) -> Tensor:
+        """`rows`, where no criterion is seen that might ignore what was guessed.
+
+        Raises:
+            ValueError: as `rows`, and if a mask holds a label that nobody named.
+        """
+        rows = self.rows(target, kind)
+        if self.marked(rows, kind):
+            raise ValueError(UNNAMED)
+        return rows
 
     def check_told(
         self, targets: Sequence[Tensor], compared: Sequence[torch.Size]

@@ -141,7 +141,7 @@ class Forward:
         try:
             others = arguments.others.items()
             kinds = {name: following.kind_of_argument(name, t) for name, t in others}
-            return {n: following.rows(t, kinds[n]) for n, t in others if kinds[n]}
+            return {n: following.named_rows(t, kinds[n]) for n, t in others if kinds[n]}
         except BaseException:
             steps.discard()
             raise

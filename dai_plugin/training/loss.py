@@ -14,7 +14,7 @@ from dai_plugin.training.criterion import (
     told_ignore_index,
     told_reduction,
 )
-from dai_plugin.training.follow import Follow, ignored_by
+from dai_plugin.training.follow import UNNAMED, Follow, ignored_by
 from dai_plugin.training.objective import factor
 from dai_plugin.training.outputs import StockOutputs
 from dai_plugin.training.past import Past
@@ -22,6 +22,8 @@ from dai_plugin.training.step import Step
 from dai_plugin.training.steps import Steps
 
 logger = logging.getLogger("dai_plugin")
+
+_TRIES = 3  # calls in which a label that nobody named is seen to be ignored
 
 
 class CriterionLoss:
@@ -35,6 +37,7 @@ class CriterionLoss:
         self._past = Past(steps, self._stock)
         self._sums: bool | None = None  # whether the criterion sums over images
         self._ended: list[weakref.ref[Tensor]] = []
+        self._tries = _TRIES
 
     def begin(self, arguments: Arguments) -> None:
         """Remembers what the forward before this one returned."""
@@ -99,6 +102,7 @@ class CriterionLoss:
         assert step is not None
         self._follow(step, match, criterion)
         match.run(call, result)
+        self._check_ignored(match, criterion)
         asked = match.carries or step.layout.alone
         sums = bool(asked) and self._is_sum(match, criterion)
         task = step.layout.mean(match.losses, sums)
@@ -151,6 +155,13 @@ class CriterionLoss:
                 'outputs of moved ones: take first_view="clean", or the explicit form, '
                 "dai_plugin.DataAugmentationInvariance(model), whose views() moves them"
             )
+
+    def _check_ignored(self, match: Call, criterion: Any) -> None:
+        """Raises a ValueError if the criterion learns from what lies outside images."""
+        if self._tries and match.marked:
+            self._tries -= 1
+            if match.learns_from(criterion, self._steps.settings.ignored()):
+                raise ValueError(UNNAMED)
 
     def _remember(self) -> None:
         step = self._steps.current
