@@ -308,7 +308,8 @@ class Taker(nn.Module):
         self.features = Dense().features
 
     def forward(self, images, **others):
-        self.others = others
+        if torch.is_grad_enabled():  # no look at whether it sums
+            self.others = others
         return {"loss": self.features(images).mean()}
 
 
@@ -392,7 +393,8 @@ class Own(nn.Module):
 
     def forward(self, pixel_values, labels=None, valid=None, **_):
         logits = self.net(pixel_values)
-        self.seen = labels, valid
+        if torch.is_grad_enabled():  # no look at whether it sums
+            self.seen = labels, valid
         loss = F.cross_entropy(logits, labels, ignore_index=self.outside)
         return {"loss": loss, "logits": logits}
 
