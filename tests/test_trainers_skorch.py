@@ -52,11 +52,15 @@ def test_skorch_warm_start_and_validation(arrays):
 
 
 def test_skorch_fit_with_a_kept_criterion_raises(arrays):
-    """The network is rebuilt, the criterion is not: an error at the second call."""
+    """The network is rebuilt, the criterion is not: an error at the second call.
+
+    If the first network lives on; else its end says that it was never called.
+    """
     model = classifier(criterion=nn.CrossEntropyLoss())
-    attach(model.module_, model.criterion_, **OPTIONS)
+    attachment = attach(model.module_, model.criterion_, **OPTIONS)
     with pytest.raises(RuntimeError, match="attached network"):
         model.fit(*arrays)
+    assert attachment.stats()["forwards"] == 0
 
 
 @pytest.mark.usefixtures("unused")
