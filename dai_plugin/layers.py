@@ -150,7 +150,8 @@ def _matching(full_names: dict[str, str], patterns: list[Any]) -> list[str]:
         tries = (_matches(full_names, each) for each in _less_wrapped(inside))
         found = next((names for names in tries if names), None)
         if found is None:
-            raise KeyError(unknown(inside, full_names))
+            words = f"; or one of the words {', '.join(WORDS)}"
+            raise KeyError(unknown(inside, full_names) + words)
         chosen.update(place + name for name in found)
     places = [place for name in full_names for place in (INPUT + name, name)]
     return [place for place in (*places, OUTPUT) if place in chosen]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from conftest import SmallNet
 from torch import nn
 
 from dai_plugin import attach
@@ -155,3 +156,12 @@ def test_why_not_after_convolutions():
     reasons = why_not(network("vgg11"))
     assert reasons["features.0"].startswith("not the activation after a convolution")
     assert reasons["classifier.1"].startswith("not the activation after a convolution")
+
+
+def test_an_unknown_word_lists_the_words():
+    """A word that is nearly one of ours names no module: both are told."""
+    for name in ("penultimat", "lst", "Auto"):
+        with pytest.raises(
+            KeyError, match="nearest: .*; or one of the words auto, last"
+        ):
+            select_layers(SmallNet(), name)

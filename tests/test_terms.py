@@ -325,6 +325,7 @@ def test_settings_that_do_not_go_together(net, settings, kind, message):
 @pytest.mark.parametrize(
     ("arguments", "options", "kind", "message"),
     [
+        (("jsd", "12"), {}, TypeError, "must be a number, got '12' for 'jsd'"),
         (("jsd", -1.0), {}, ValueError, "number from 0 up, got -1.0"),
         (
             ("vicreg", 1.0),

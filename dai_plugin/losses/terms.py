@@ -55,7 +55,8 @@ class Term:
 
     Raises:
         ValueError: an unknown name, or a weight that is negative or not finite.
-        TypeError: neither a name nor a callable, or an option that the loss has not.
+        TypeError: neither a name nor a callable, a weight that is no number, or an
+            option that the loss has not.
     """
 
     loss: str | Function
@@ -76,6 +77,10 @@ class Term:
         **options: Any,
     ) -> None:
         _check_loss(loss, options)
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise TypeError(
+                f"the weight of a term must be a number, got {weight!r} for {loss!r}"
+            )
         if not 0 <= weight < math.inf:
             raise ValueError(
                 f"the weight of a term must be a number from 0 up, got {weight} for "
