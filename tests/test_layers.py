@@ -162,6 +162,6 @@ def test_an_unknown_word_lists_the_words():
     """A word that is nearly one of ours names no module: both are told."""
     for name in ("penultimat", "lst", "Auto"):
         with pytest.raises(
-            KeyError, match="nearest: .*; or one of the words auto, last"
+            KeyError, match=r"nearest: .*; or one of the words auto, last"
         ):
             select_layers(SmallNet(), name)

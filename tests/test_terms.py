@@ -396,10 +396,11 @@ class Returning(nn.Module):
         if torch.is_grad_enabled():
             self.logits = logits
         loss = None if labels is None else F.cross_entropy(
-            logits, labels, reduction="none" if self.form == "rows" else "mean"
+            logits, labels, reduction="none" if "rows" in self.form else "mean"
         )  # fmt: skip
         return {
             "rows": {"loss": loss, "logits": logits},
+            "rows and scores": {"loss": loss, "scores": logits},
             "names": {"loss": loss, "features": features, "logits": logits},
             "classes": {"preds": logits.argmax(1), "loss": loss, "out": logits},
             "pair": (logits, features),
@@ -408,7 +409,7 @@ class Returning(nn.Module):
         }[self.form]
 
 
-@pytest.mark.parametrize("form", ["rows", "names", "classes"])
+@pytest.mark.parametrize("form", ["rows", "rows and scores", "names", "classes"])
 def test_predictions_of_a_network_with_its_own_loss(batch, form):
     """Neither the loss of each row, nor features, nor classes stand for them."""
     images, labels = batch
