@@ -30,7 +30,8 @@ def test_what_was_run_is_told(net, found):
     assert found.names == [f"cat/{i}.png" for i in range(6)]
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2]
     about = found.about
-    assert about["model"] == "mine"
+    assert (about["name"], about["model"]) == ("mine", "SmallNet")
+    assert about["missing"] == []
     assert about["weights"] == hash_of_weights(net)
     assert about["images"] == 6
     assert about["size"] == [3, 12, 12]
@@ -39,7 +40,7 @@ def test_what_was_run_is_told(net, found):
     assert about["versions"]["dai_plugin"] == dai_plugin.__version__
     other = measure(net, torch.rand(3, 3, 12, 12), measures="output", **PIXELS)
     assert other.names is other.labels is None
-    assert other.about["model"] == "SmallNet"
+    assert other.about["name"] == "SmallNet"
     with pytest.raises(KeyError, match="were not measured, only output"):
         _ = other.scores
 
@@ -124,5 +125,5 @@ def test_files_that_hold_no_measures_are_named(found, tmp_path):
         Measures.load(tmp_path)
     told = {"format": 99, "places": [], "about": {}, "names": None}
     np.savez(path, **{"about.json": np.array(json.dumps(told))})
-    with pytest.raises(ValueError, match="has the format 99, but this package reads 1"):
+    with pytest.raises(ValueError, match="has the format 99, but this package reads 2"):
         Measures.load(tmp_path)

@@ -60,6 +60,7 @@ class Batches:
         names: of all images, None if there are none.
         count: of the images.
         size: `[C, H, W]` of the last image.
+        labelled: whether labels are looked for; setting it to False forgets them.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Batches:
         self.normalization = known_normalization(base, mean, std)
         self.labels: Tensor | None = None
         self.names: list[str] | None = None
+        self.labelled = True
         self.count, self.size = 0, [0, 0, 0]
         self._seen = Seen() if same else None
 
@@ -111,7 +113,7 @@ class Batches:
             images = self._prepare(found[0].to(self._device))
             if self._seen is not None:
                 self._seen.take(images, count)
-            labels.append(_labels(leaves, rows))
+            labels.append(_labels(leaves, rows) if self.labelled else None)
             own = [leaf for leaf in leaves if isinstance(leaf, str)]
             names += own if len(own) == rows else []
             yield Batch(count, images, self.pixels(images), labels[-1])

@@ -1,10 +1,13 @@
 """Measures of the layers: how far their activations follow a transformation.
 
-Scores, cosines and equivariance are taken of all features, the rest of a sample of
-them (`units.py`). docs/measures.md has the formulas.
+Along an axis (of strength, say) each version is measured for itself, and of what is
+known of each image the mean is kept. Scores, cosines and equivariance are taken of all
+features, the rest of a sample of them (`units.py`). docs/measures.md has the formulas.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -47,6 +50,16 @@ class LayerMeasures:
         self._cosines, self._moved = Columns(), Columns()
         self._count = 0
         self._followed = slice(0)
+        self._along = False
+
+    def along(self) -> Self:
+        """As in `Observer`."""
+        other = copy.copy(self)
+        other._scores = self._scores.along()
+        other._units = {name: units.along() for name, units in self._units.items()}
+        other._lengths, other._cosines, other._moved = {}, Columns(), Columns()
+        other._along = True
+        return other
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes part in the means."""
@@ -92,7 +105,23 @@ class LayerMeasures:
             units.ended(batch.labels)
 
     def tables(self) -> Tables:
-        """Measures by name and layer: `[N, T]`, `[N]` ("class_score"), or a number."""
+        """Measures by name and layer: `[N, T]`, `[N]` ("class_score"), or a number.
+
+        Along an axis of T points all are `[T]`.
+        """
+        found = self._compared()
+        if self._along:
+            found = {
+                measure: {name: table.nanmean(0) for name, table in places.items()}
+                for measure, places in found.items()
+            }
+        for name in found["score"]:
+            for measure, value in self._units[name].values().items():
+                found.setdefault(measure, {})[name] = value
+        return found
+
+    def _compared(self) -> Tables:
+        """What is known of each image and version `[N, T]`."""
         found = self._scores.tables()
         cosines, moved = self._cosines, self._moved
         found["cosine"] = {n: cosines.values(n).float() for n in cosines.names()}
@@ -100,9 +129,6 @@ class LayerMeasures:
             found["equivariance"] = {
                 n: self._scores.relative(n, moved.values(n)) for n in moved.names()
             }
-        for name in found["score"]:
-            for measure, value in self._units[name].values().items():
-                found.setdefault(measure, {})[name] = value
         return found
 
 
@@ -115,7 +141,16 @@ class Units:
         self._sample: Thinned = Thinned()
         self._classes = ClassScores()
         self._versions: list[Tensor] = []
-        self._taken: tuple[Firing, NormalizedVariance, Spectrum] | None = None
+        self._spectrum: Spectrum | None = None
+        # One of each for all versions; along an axis, for each version.
+        self._moves: list[tuple[Firing, NormalizedVariance]] = []
+        self._along = False
+
+    def along(self) -> Self:
+        """The same features in another second pass, along an axis."""
+        other = copy.copy(self)
+        other._versions, other._moves, other._along = [], [], True
+        return other
 
     def first(self, rows: Tensor, labels: Tensor | None) -> None:
         """Takes all features `[B, D]` of images in the first pass."""
@@ -134,28 +169,42 @@ class Units:
         assert self._mean is not None
         versions, self._versions = torch.stack(self._versions), []
         mean = self._mean.value()
-        if self._taken is None:
-            units = len(self._chosen)
-            self._taken = (
-                Firing(self._sample.rows()),
-                NormalizedVariance(mean),
-                Spectrum(units, versions.device),
-            )
-        firing, variance, spectrum = self._taken
+        clean, others = versions[:1], torch.split(versions[1:], 1)
+        parts = [torch.cat([clean, each]) for each in others]
+        self._move(parts if self._along else [versions], mean)
+        if self._along:  # what follows is known of the images alone
+            return
+        self._spectrum = self._spectrum or Spectrum(len(mean), mean.device)
         centred = versions[0].double() - mean
-        firing.update(versions)
-        variance.update(versions)
-        spectrum.update(centred)
+        self._spectrum.update(centred)
         self._classes.take(versions[0], centred.square().sum(1), labels)
 
+    def _move(self, parts: list[Tensor], mean: Tensor) -> None:
+        """Takes versions `[1 + T, B, U]` of each part."""
+        if not self._moves:
+            sample = self._sample.rows()
+            self._moves = [(Firing(sample), NormalizedVariance(mean)) for _ in parts]
+        for part, (firing, variance) in zip(parts, self._moves, strict=True):
+            firing.update(part)
+            variance.update(part)
+
     def values(self) -> dict[str, Tensor]:
-        """Each measure's number, of "class_score" those of the images `[N]`."""
-        assert self._taken is not None
-        firing, variance, spectrum = self._taken
-        share, rank = spectrum.values()
+        """Each measure's number, of "class_score" those of the images `[N]`.
+
+        Along an axis, one number for each point.
+        """
+        variances = [variance.value() for _, variance in self._moves]
+        firings = [firing.value() for firing, _ in self._moves]
+        if self._along:
+            return {
+                "normalized_variance": torch.stack(variances).float().cpu(),
+                "firing": torch.stack(firings).float().cpu(),
+            }
+        assert self._spectrum is not None
+        share, rank = self._spectrum.values()
         found = {
-            "normalized_variance": variance.value(),
-            "firing": firing.value(),
+            "normalized_variance": variances[0],
+            "firing": firings[0],
             "first_component": share,
             "effective_rank": rank,
         }

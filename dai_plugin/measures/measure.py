@@ -1,6 +1,8 @@
-"""`measure`: all that was asked for, from one look at the images and their versions."""
+"""`measure`: all that was asked for, of a network and images."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,29 +11,31 @@ from torch import Tensor, nn
 from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.measures.data import Batches
 from dai_plugin.measures.layer_measures import LayerMeasures
+from dai_plugin.measures.looking import Look
 from dai_plugin.measures.output_measures import OutputMeasures
-from dai_plugin.measures.passes import (
-    PIXELS,
-    Observer,
-    first_pass,
-    observed,
-    second_pass,
-)
+from dai_plugin.measures.passes import PIXELS, Observer, Tables
+from dai_plugin.measures.progress import Progress
 from dai_plugin.measures.results import Measures, hash_of_weights
 from dai_plugin.measures.scores import device_of, scheme_of_versions
-from dai_plugin.measures.taps import Taps
+from dai_plugin.measures.series import Family, Series
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme
 
+logger = logging.getLogger("dai_plugin")
+
 GROUPS = ("layers", "output")
+FAMILIES: Mapping[str, Callable[[], Family]] = {}
+NAMES = (*GROUPS, *FAMILIES)
+
+Part = Callable[[], dict[str, Tables]]
 
 
 def measure(
     model: nn.Module,
     data: Tensor | Iterable[Any],
     *,
-    measures: str | Sequence[str] = GROUPS,
+    measures: str | Family | Sequence[str | Family] = GROUPS,
     layers: Layers = "auto",
     scheme: str | AnyScheme = "halved",
     num_transforms: int = 5,
@@ -41,21 +45,30 @@ def measure(
     seed: int = 0,
     device: torch.device | str | None = None,
     name: str | None = None,
+    progress: bool = False,
 ) -> Measures:
-    """What a network does when its images are transformed: layers and output.
+    """What a network does when its images are transformed.
 
-    Each image runs twice and each of its versions once, whatever is asked for. Numbers
-    depend neither on the size of the batches nor on the device; for the layers, memory
-    does not grow with the images, but for the numbers that come out. docs/measures.md
-    says what each measure means.
+    For the groups "layers" and "output", each image runs twice and each of its versions
+    once. Each further series (of strengths, corruptions, attacks) runs each image once
+    and its versions once, and takes the measures of the groups that are asked for
+    beside it, of both if none is. Numbers depend neither on the size of the batches nor
+    on the device; for the layers, memory does not grow with the images, but for the
+    numbers that come out. docs/measures.md says what each measure means.
+
+    Interrupted (Ctrl-C), it returns what is whole, says what is missing, and lists it
+    in `about["missing"]`; if nothing is whole, the interrupt goes on.
 
     Args:
         model: any network; it is run in evaluation mode, then put back as it was.
         data: images `[N, C, H, W]`, or an iterable of batches that gives the same
             images each time. Of a batch, the first 4-D tensor is the images, the first
             tensor of integers `[B]` their labels, and B strings are their names; labels
-            and names may be missing.
-        measures: "layers", "output", or both.
+            and names may be missing. Labels that the output has no class for are left
+            out with a warning.
+        measures: "layers", "output", "strength", "corruptions", "attacks",
+            "similarity", several of these, or objects with settings of their own:
+            `Strength`, `Corruptions`, `Attacks`, `Similarity`.
         layers: as in `attach`.
         scheme: as in `attach`; "halved" is the paper's protocol.
         num_transforms: versions of each image.
@@ -65,36 +78,48 @@ def measure(
         std: of the normalisation.
         seed: of the versions.
         device: where the images go; None is the model's.
-        name: of the model; None is its class.
+        name: what reports call the network; None is its class.
+        progress: shows bars on stderr, and how long the parts may take.
 
     Raises:
         TypeError: `data` can be gone through only once.
-        ValueError: there are fewer than two images, other images in the second pass,
-            labels that do not fit the output, an output that is no logits, an unknown
-            group, no versions or units, or the scheme is "given".
+        ValueError: there are fewer than two images, other images in a later pass, an
+            output that is no logits, an unknown group, no versions or units, or the
+            scheme is "given".
         KeyError: a layer does not exist.
     """
-    base, groups = unwrap(model), _groups(measures)
+    base, asked = unwrap(model), _asked(measures)
     known = scheme_of_versions(scheme, num_transforms)
     if units < 1:
         raise ValueError(f"units must be at least 1, got {units}")
+    names = select_layers(base, layers)
+    groups = [group for group in GROUPS if group in asked]
     observers: dict[str, Observer] = {}
-    if "layers" in groups:
-        names = [PIXELS, *select_layers(base, layers)]
-        observers["layers"] = LayerMeasures(names, units, seed)
-    if "output" in groups:
+    if "layers" in (groups or GROUPS):
+        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
+    if "output" in (groups or GROUPS):
         observers["output"] = OutputMeasures(_penultimate(base))
-    looking = list(observers.values())
+    families = [each for each in asked if not isinstance(each, str)]
+    series = [one for family in families for one in family.series(base, seed)]
     batches = Batches(base, data, mean, std, device or device_of(base), same=True)
-    taps = Taps(model, observed(looking))
-    first_pass(taps, batches, looking)
-    if batches.count < 2:
-        raise ValueError("data holds one image: measures compare images, give more")
-    transformations = Transformations(known, num_transforms, seed)
-    second_pass(taps, batches, transformations, looking)
+    look = Look(model, batches, observers, Progress(progress))
+
+    def versions() -> dict[str, Tables]:
+        source = Transformations(known, num_transforms, seed)
+        return look.versions(source, num_transforms)
+
+    def along(one: Series) -> dict[str, Tables]:
+        return {one.name: look.along(one)}
+
+    parts: dict[str, Part] = {", ".join(groups): versions} if groups else {}
+    parts |= {one.name: partial(along, one) for one in series}
+    look.first()
+    tables, missing = _run(parts)
     about = {
-        "model": name or type(base).__name__,
+        "name": name or type(base).__name__,
+        "model": type(base).__name__,
         "weights": hash_of_weights(base),
+        "layers": names,
         "images": batches.count,
         "size": batches.size,
         "normalization": str(batches.normalization),
@@ -103,19 +128,37 @@ def measure(
         "units": units,
         "seed": seed,
         "versions": _versions(),
+        "missing": missing,
     }
-    tables = {group: each.tables() for group, each in observers.items()}
-    return Measures(tables, about, batches.labels, batches.names)
+    axes = {one.name: one.axis for one in series if one.name in tables}
+    return Measures(tables, about, batches.labels, batches.names, axes)
 
 
-def _groups(measures: str | Sequence[str]) -> list[str]:
-    asked = [measures] if isinstance(measures, str) else list(measures)
-    unknown = [group for group in asked if group not in GROUPS]
-    if unknown or not asked:
+def _asked(measures: str | Family | Sequence[str | Family]) -> list[str | Family]:
+    """What was asked for; the name of a family stands for one with its defaults."""
+    several = isinstance(measures, Sequence) and not isinstance(measures, str)
+    given: list[Any] = list(measures) if several else [measures]  # type: ignore[arg-type]
+    unknown = [each for each in given if isinstance(each, str) and each not in NAMES]
+    if unknown or not given:
         raise ValueError(
-            f"measures must be some of {', '.join(GROUPS)}, got {unknown or asked}"
+            f"measures must be some of {', '.join(NAMES)}, got {unknown or given}"
         )
-    return asked
+    return [FAMILIES[each]() if each in FAMILIES else each for each in given]
+
+
+def _run(parts: Mapping[str, Part]) -> tuple[dict[str, Tables], list[str]]:
+    """Tables by group, and the parts that an interrupt has left out."""
+    tables: dict[str, Tables] = {}
+    for done, part in enumerate(parts.values()):
+        try:
+            tables |= part()
+        except KeyboardInterrupt:
+            if not tables:
+                raise
+            missing = list(parts)[done:]
+            logger.warning("interrupted; missing: %s", "; ".join(missing))
+            return tables, missing
+    return tables, []
 
 
 def _penultimate(base: nn.Module) -> list[str]:

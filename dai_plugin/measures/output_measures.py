@@ -4,7 +4,9 @@ docs/measures.md has the formulas. Tables of integers (predictions) are no measu
 all others the mean is the number.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -24,6 +26,9 @@ class OutputMeasures:
 
     Args:
         penultimate: the layer whose activations find an image again; it may be missing.
+
+    Attributes:
+        classes: that the network tells apart, known after the first batch.
     """
 
     def __init__(self, penultimate: list[str]) -> None:
@@ -35,11 +40,19 @@ class OutputMeasures:
         self._mean: Tensor | None = None
         self._labels: list[Tensor] = []
         self._columns = Columns()
+        self._along = False
+        self.classes = 0
+
+    def along(self) -> Self:
+        """As in `Observer`."""
+        other = copy.copy(self)
+        other._labels, other._columns, other._along = [], Columns(), True
+        return other
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
-        """Keeps the features; looks whether output and labels fit."""
+        """Keeps the features; looks whether these are logits."""
         if name == OUTPUT:
-            _check(activation, batch.labels)
+            self.classes = _classes(activation)
         elif name in self.layers:
             self._features.append(_directions(activation))
 
@@ -74,35 +87,52 @@ class OutputMeasures:
             self._labels.append(batch.labels)
 
     def tables(self) -> Tables:
-        """Measures by name; `[N, T]` of versions, `[N]` of images, or a number."""
-        values = self._columns.values
-        clean, versions = values("prediction")[:, 0], values("predictions")
-        agrees = versions == clean[:, None]
-        found = {
+        """Measures by name; `[N, T]` of versions, `[N]` of images, or a number.
+
+        Along an axis of T points: `[N, T]` or `[T]`.
+        """
+        found = self._of_versions() if self._along else self._of_images()
+        return {name: {"output": table} for name, table in found.items()}
+
+    def _of_images(self) -> dict[str, Tensor]:
+        found, values = self._of_versions(), self._columns.values
+        clean = values("prediction")[:, 0]
+        found |= {
             "prediction": clean,
-            "predictions": versions,
             "confidence": values("confidence")[:, 0],
-            "confidences": values("confidences"),
-            "consistency": agrees,
-            "consistency_all": agrees.all(1),
-            "effective_invariance": values("invariance"),
+            "consistency_all": found["consistency"].all(1),
         }
-        if self._features:
-            found["retrieval"] = values("retrieval")
         if self._labels:
-            right = torch.cat(self._labels)[:, None]
-            of_mean = values("prediction of the mean")
+            right = torch.cat(self._labels)
             found |= {
-                "accuracy": (clean[:, None] == right)[:, 0],
-                "accuracy_transformed": versions == right,
-                "accuracy_worst": (versions == right).all(1),
-                "accuracy_of_mean": (of_mean == right)[:, 0],
+                "accuracy": clean == right,
+                "accuracy_worst": found["accuracy_transformed"].all(1),
+                "accuracy_of_mean": values("prediction of the mean")[:, 0] == right,
             }
             for kind, certain in (("", "confidence"), ("_transformed", "confidences")):
                 hits = found["accuracy" + kind].flatten()
                 error = calibration_error(found[certain].flatten(), hits)
                 found["calibration_error" + kind] = error
-        return {name: {"output": table} for name, table in found.items()}
+        return found
+
+    def _of_versions(self) -> dict[str, Tensor]:
+        values = self._columns.values
+        versions = values("predictions")
+        found = {
+            "predictions": versions,
+            "confidences": values("confidences"),
+            "consistency": versions == values("prediction"),
+            "effective_invariance": values("invariance"),
+        }
+        if self._features:
+            found["retrieval"] = values("retrieval")
+        if self._labels:
+            hits = versions == torch.cat(self._labels)[:, None]
+            found["accuracy_transformed"] = hits
+            pairs = zip(found["confidences"].T, hits.T, strict=True)
+            errors = torch.stack([calibration_error(*pair) for pair in pairs])
+            found["calibration_error_transformed"] = errors
+        return found
 
     def _take(self, prediction: str, confidence: str, found: Tensor) -> None:
         top = found.max(1)
@@ -161,19 +191,11 @@ def _directions(activation: Tensor) -> Tensor:
     return torch.nn.functional.normalize(pooled)
 
 
-def _check(output: Tensor, labels: Tensor | None) -> None:
+def _classes(output: Tensor) -> int:
     if output.dim() != 2 or output.shape[1] < 2:
         raise ValueError(
             f"measures of the output need logits [B, classes] of two classes or more, "
             f'but the network returns {list(output.shape)}; ask for measures=("layers",'
             ") alone"
         )
-    if labels is None:
-        return
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= output.shape[1]:
-        raise ValueError(
-            f"labels from {least} to {most} do not fit the network's "
-            f"{output.shape[1]} classes, numbered from 0; give data with the labels "
-            "that it was trained on, or images without labels"
-        )
+    return output.shape[1]

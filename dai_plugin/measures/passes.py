@@ -19,6 +19,7 @@ from dai_plugin.views.normalization import Normalization
 PIXELS = "input"  # the layer before all others
 
 Tables = dict[str, dict[str, Tensor]]
+Over = Callable[[Iterator[Batch]], Iterator[Batch]]
 
 
 class Source(Protocol):
@@ -36,6 +37,12 @@ class Observer(Protocol):
     """
 
     layers: Sequence[str]
+
+    def along(self) -> "Observer":
+        """One for a second pass of its own, whose versions lie along an axis.
+
+        It knows what the first pass told.
+        """
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
         """A layer's activation of images `[B, ...]`, in the first pass."""
@@ -61,10 +68,15 @@ def observed(observers: Sequence[Observer]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != PIXELS]
 
 
-def first_pass(taps: Taps, batches: Batches, observers: Sequence[Observer]) -> None:
-    """The network sees each image once."""
+def first_pass(
+    taps: Taps,
+    batches: Batches,
+    observers: Sequence[Observer],
+    over: Over = iter,
+) -> None:
+    """The network sees each image once; `over` looks at the batches that go by."""
     with evaluation(taps.model):
-        for batch in batches.batches():
+        for batch in over(batches.batches()):
 
             def show(key: Key, activation: Tensor, batch: Batch = batch) -> None:
                 for each in _of(observers, key):
@@ -78,10 +90,11 @@ def second_pass(
     batches: Batches,
     source: Source,
     observers: Sequence[Observer],
+    over: Over = iter,
 ) -> None:
     """The network sees each image and its versions."""
     with evaluation(taps.model):
-        for batch in batches.batches():
+        for batch in over(batches.batches()):
             _second(taps, batches, batch, source, observers)
             for observer in observers:
                 observer.ended(batch)

@@ -1,10 +1,8 @@
 """What was measured, of what, and how: in memory, as a table, in a file."""
 
 import hashlib
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +10,43 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dai_plugin.measures.archive import pack, unpack
 from dai_plugin.measures.passes import Tables
 
 FILE = "measures.npz"
-_FORMAT = 1
-_ABOUT = "about.json"
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Along which the versions of a series change.
+
+    Attributes:
+        name: "rotation", "severity".
+        unit: of the values, "" if there is none.
+        values: one for each version.
+    """
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images that are worth a look, each beside one of its versions.
+
+    Attributes:
+        images: which of the N images `[k]`.
+        versions: the number of the version `[k]`.
+        pixels: the image and the version `[k, 2, C, h, w]`, uint8, made smaller.
+        words: what was done to each of k.
+    """
+
+    images: Tensor
+    versions: Tensor
+    pixels: Tensor
+    words: list[str]
 
 
 @dataclass(frozen=True)
@@ -24,19 +54,28 @@ class Measures:
     """The measures of one network on one set of images.
 
     Attributes:
-        tables: by group ("layers", "output"), measure and place (a layer, or "output"),
-            on the CPU: `[N, T]` of N images and T versions each, `[N]`, or one number.
-            The mean of a table, NaN left out, is the measure; tables of integers are
-            the classes that were predicted.
-        about: what was run: model, weights, data, scheme, seed, versions.
+        tables: by group, measure and place (a layer, or "output"), on the CPU. Of the
+            groups "layers" and "output": `[N, T]` of N images and T versions each,
+            `[N]`, or one number. Of a series ("strength:rotation", "corruptions:fog",
+            "attacks:pgd"), whose versions lie along an axis of G points: `[N, G]`, of
+            what is not known of each image `[G]`. Of "similarity": matrices. The mean
+            of a table, NaN left out, is the measure (along an axis, at each point);
+            tables of integers are the classes that were predicted.
+        about: what was run: model, weights, data, scheme, seed, versions; "missing"
+            names what was asked for and not done.
         labels: of the images `[N]`, None if there were none.
         names: of the images, None if there were none.
+        axes: of the groups that are series.
+        pictures: "breaks", the images whose predictions change most, and "holds",
+            those whose predictions change least.
     """
 
     tables: Mapping[str, Tables]
     about: Mapping[str, Any]
     labels: Tensor | None = None
     names: list[str] | None = None
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+    pictures: Mapping[str, Pictures] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -53,9 +92,10 @@ class Measures:
         return self.tables["layers"]["score"]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each measure and place: mean, median, quartiles, count.
+        """A row for each measure, place and point: mean, median, quartiles, count.
 
-        The count is of numbers that are not NaN; depth 0 is "input", of the layers.
+        "at" is the point of the axis, None where there is none. The count is of numbers
+        that are not NaN; depth 0 is "input", of the layers. Matrices have no row.
         """
         return [
             {
@@ -63,13 +103,25 @@ class Measures:
                 "measure": measure,
                 "place": place,
                 "depth": depth,
-                **_statistics(table),
+                "at": at,
+                **_statistics(column),
             }
             for group, tables in self.tables.items()
             for measure, places in tables.items()
             for depth, (place, table) in enumerate(places.items())
             if table.dtype != torch.int64
+            for at, column in self._columns(group, table)
         ]
+
+    def _columns(
+        self, group: str, table: Tensor
+    ) -> Iterator[tuple[float | None, Tensor]]:
+        if group in self.axes:
+            yield from zip(
+                self.axes[group].values, table.movedim(-1, 0).unbind(0), strict=True
+            )
+        elif group != "similarity" or table.dim() < 2:
+            yield None, table
 
     def frame(self) -> Any:
         """`rows` as a pandas.DataFrame.
@@ -93,33 +145,30 @@ class Measures:
             Its path; a file of that name is replaced.
         """
         path = Path(folder) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         places = [
             (group, measure, place)
             for group, tables in self.tables.items()
             for measure, found in tables.items()
             for place in found
         ]
-        arrays: dict[str, Any] = {
-            str(i): self.tables[group][measure][place].numpy()
+        arrays = {
+            str(i): self.tables[group][measure][place]
             for i, (group, measure, place) in enumerate(places)
         }
         if self.labels is not None:
-            arrays["labels"] = self.labels.numpy()
+            arrays["labels"] = self.labels
+        for name, shown in self.pictures.items():
+            for part in _PICTURES:
+                arrays[f"{name}/{part}"] = getattr(shown, part)
         told = {
             "format": _FORMAT,
             "places": places,
             "about": dict(self.about),
             "names": self.names,
+            "axes": {group: asdict(axis) for group, axis in self.axes.items()},
+            "words": {name: shown.words for name, shown in self.pictures.items()},
         }
-        arrays[_ABOUT] = np.array(json.dumps(told))
-        unfinished = path.with_name(f".{FILE}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        pack(path, arrays, told)
         return path
 
     @classmethod
@@ -128,19 +177,12 @@ class Measures:
 
         Raises:
             FileNotFoundError: nothing was saved there.
-            ValueError: the file is damaged, or of a later version of this package.
+            ValueError: the file is damaged, or of another version of this package.
         """
         path = Path(folder) / FILE
         if not path.is_file():
             raise FileNotFoundError(f"no {FILE} in {folder}; Measures.save writes it")
-        try:
-            with path.open("rb") as opened, np.load(opened) as file:
-                told = json.loads(str(file[_ABOUT]))
-                names = [name for name in file if name != _ABOUT]
-                arrays = {name: torch.from_numpy(file[name]) for name in names}
-        # What damaged bytes lead to is not for numpy to foresee: errors of any kind.
-        except Exception as error:
-            raise ValueError(f"{path} holds no measures ({error})") from error
+        arrays, told = unpack(path)
         if told["format"] != _FORMAT:
             raise ValueError(
                 f"{path} has the format {told['format']}, but this package reads "
@@ -150,7 +192,21 @@ class Measures:
         for i, (group, measure, place) in enumerate(told["places"]):
             found = tables.setdefault(group, {}).setdefault(measure, {})
             found[place] = arrays[str(i)]
-        return cls(tables, told["about"], arrays.get("labels"), told["names"])
+        pictures = {
+            name: Pictures(
+                **{part: arrays[f"{name}/{part}"] for part in _PICTURES}, words=words
+            )
+            for name, words in told["words"].items()
+        }
+        axes = {
+            group: Axis(axis["name"], axis["unit"], tuple(axis["values"]))
+            for group, axis in told["axes"].items()
+        }
+        labels, names = arrays.get("labels"), told["names"]
+        return cls(tables, told["about"], labels, names, axes, pictures)
+
+
+_PICTURES = ("images", "versions", "pixels")
 
 
 def hash_of_weights(model: nn.Module) -> str:

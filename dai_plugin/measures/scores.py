@@ -8,9 +8,10 @@ for identical activations, 0 as far apart as two random images. The denominator 
 two passes over the data and O(D) memory a layer suffice: one for m, one for distances.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,12 @@ class Scores:
         self.layers = layers
         self._means: dict[str, Mean] = {}
         self._squares = Columns()
+
+    def along(self) -> Self:
+        """As in `Observer`."""
+        other = copy.copy(self)
+        other._squares = Columns()
+        return other
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes part in the mean of all images."""

@@ -1,0 +1,93 @@
+"""The network looks at the images: first once, then again beside versions of them."""
+
+import logging
+from collections.abc import Mapping
+
+from torch import nn
+
+from dai_plugin.measures.data import Batches
+from dai_plugin.measures.output_measures import OutputMeasures
+from dai_plugin.measures.passes import (
+    Observer,
+    Source,
+    Tables,
+    first_pass,
+    observed,
+    second_pass,
+)
+from dai_plugin.measures.progress import Progress
+from dai_plugin.measures.series import Series
+from dai_plugin.measures.taps import Taps
+
+logger = logging.getLogger("dai_plugin")
+
+
+class Look:
+    """One look at the images is shared by all second ones.
+
+    Args:
+        model: the network.
+        batches: of the images.
+        observers: by the group of measures that they take.
+        progress: tells how far it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        observers: Mapping[str, Observer],
+        progress: Progress,
+    ) -> None:
+        self.batches, self._observers, self._progress = batches, observers, progress
+        self._taps = Taps(model, observed(list(observers.values())))
+
+    def first(self) -> None:
+        """The first look.
+
+        Raises:
+            ValueError: there is but one image.
+        """
+        observers = list(self._observers.values())
+        first_pass(self._taps, self.batches, observers, self._progress.bar("images"))
+        if self.batches.count < 2:
+            raise ValueError("data holds one image: measures compare images, give more")
+        self._fit_labels()
+
+    def versions(self, source: Source, count: int) -> dict[str, Tables]:
+        """Measures of so many versions of each image, by group."""
+        title = ", ".join(self._observers)
+        self._look(title, source, list(self._observers.values()), 1.0 + count)
+        return {name: each.tables() for name, each in self._observers.items()}
+
+    def along(self, series: Series) -> Tables:
+        """Measures at each point of an axis."""
+        observers = [each.along() for each in self._observers.values()]
+        forwards = 1 + len(series.axis.values) * (1 + series.cost)
+        self._look(series.name, series.source, observers, forwards)
+        tables = (observer.tables() for observer in observers)
+        return {name: places for each in tables for name, places in each.items()}
+
+    def _look(
+        self, title: str, source: Source, observers: list[Observer], forwards: float
+    ) -> None:
+        self._progress.expect(title, forwards)
+        bar = self._progress.bar(title)
+        second_pass(self._taps, self.batches, source, observers, bar)
+
+    def _fit_labels(self) -> None:
+        """Leaves labels out that the output has no class for."""
+        output, labels = self._observers.get("output"), self.batches.labels
+        if not isinstance(output, OutputMeasures) or labels is None:
+            return
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= output.classes:
+            logger.warning(
+                "labels from %d to %d do not fit the network's %d classes, numbered "
+                "from 0: what needs labels is left out; give data with the labels that "
+                "it was trained on",
+                least,
+                most,
+                output.classes,
+            )
+            self.batches.labelled, self.batches.labels = False, None
