@@ -14,6 +14,10 @@ from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.schemes import Parameters, Scheme, Transform
 
 
+class Unfit(ValueError):
+    """Such versions cannot be made of these images, or for this network; others can."""
+
+
 @dataclass(frozen=True)
 class Version:
     """One transformed version of a batch.
