@@ -161,8 +161,8 @@ class Read:
             if (wrong := (found != labels).nonzero()).numel():
                 i = int(wrong[0])
                 raise ValueError(
-                    f"labels.npy has {self.stored.count} labels, of which that of image "
-                    f"{start + i} (severity {severity}) is {int(found[i])}, but the "
-                    f"data has {int(labels[i])}: give the images that the set was made "
-                    "of, in their order"
+                    f"labels.npy has {self.stored.count} labels a severity; that of "
+                    f"image {start + i} (severity {severity}) is {int(found[i])}, but "
+                    f"the data has {int(labels[i])}: give the images that the set was "
+                    "made of, in their order"
                 )
