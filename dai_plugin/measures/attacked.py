@@ -31,7 +31,7 @@ SPATIAL = Scheme.light(flip=0.0, translation=0.1, rotation=30.0)
 _STEP = 3.0  # forward and backward, in forwards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # its fields have no hash
 class Attacks:
     """Adversarial versions of the images, a series an attack: for `measure`.
 

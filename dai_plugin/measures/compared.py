@@ -31,7 +31,7 @@ _MANY = 10_000  # images; a matrix of so many has 10^8 numbers
 _SQUARED = "squared_distance"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # tensors tell no equality
 class Similarity:
     """Dissimilarity matrices of the layers, and how alike they are: for `measure`.
 

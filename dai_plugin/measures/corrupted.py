@@ -18,7 +18,7 @@ from dai_plugin.views.expand import mix_seed
 from dai_plugin.views.normalization import Normalization
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # its fields have no hash
 class Corruptions:
     """Each corruption by severity, a series each: for `measure`.
 

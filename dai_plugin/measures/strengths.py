@@ -74,7 +74,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # its fields have no hash
 class Strength:
     """Each transformation alone over a grid, a series each: for `measure`.
 
