@@ -114,7 +114,7 @@ def _report(options: argparse.Namespace) -> None:
     folders, output = [Path(f) for f in options.folders], Path(options.output)
     if output.resolve() in [folder.resolve() for folder in folders]:
         raise ValueError(f"--output {output} is one of the folders to report on")
-    frames = report.read_runs(folders, report.SCORES)
+    frames = report.read_tables(folders, report.SCORES)
     if len(frames) < len(folders):
         missing = [str(f) for f in folders if not (f / report.SCORES).exists()]
         raise FileNotFoundError(
@@ -132,11 +132,11 @@ def _report(options: argparse.Namespace) -> None:
     runs = {
         frame["model"].iloc[0]: run
         for frame, folder in zip(frames, folders, strict=True)
-        for run in report.read_runs([folder], report.METRICS)
+        for run in report.read_tables([folder], report.METRICS)
     }
     if runs:
-        report.draw_dynamics(runs, output / "dynamics.png")
-        written.append(output / "dynamics.png")
+        names = [str(frame["model"].iloc[0]) for frame in frames]
+        written += report.write_dynamics(dict(zip(names, folders, strict=True)), output)
         print(report.accuracy_table(runs), end="\n\n")
     print(report.medians_table(frame))
     print("written:", *written)
@@ -181,7 +181,7 @@ def _chosen(options: argparse.Namespace) -> str | list[str]:
 
 def _report_module() -> Any:
     try:
-        from dai_plugin.report import figures as report
+        from dai_plugin.report import scores as report
     except ImportError as error:
         raise RuntimeError(
             f"tables and pictures need the extra packages of `report` ({error}): "
