@@ -38,12 +38,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Its first column is the rows' names; `foot` is not sorted with the rest."""
+    """Its first column is the rows' names; `foot` is not sorted with the rest.
+
+    Attributes:
+        caption: above it.
+        head: of the columns.
+        rows: of as many cells, less the name.
+        foot: rows beneath.
+        sortable: whether a click on a heading sorts the rows.
+    """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Row]
     foot: Sequence[Row] = ()
+    sortable: bool = True
     kind: str = "table"
 
 

@@ -76,7 +76,7 @@ def _run(runs: Sequence[Run]) -> Section:
     folders = [Cell("\n".join(map(str, run.folders))) for run in runs]
     rows.append(Row("folders" if len(runs) > 1 else "folder", folders))
     head = ["", *(heading(run) for run in runs)]
-    return _section("run", [Table("What was run", head, rows)])
+    return _section("run", [Table("What was run", head, rows, sortable=False)])
 
 
 def _facts(of_seeds: Sequence[Any]) -> str:
