@@ -106,7 +106,7 @@ def test_ids_are_of_one_element_each(two):
 
 def test_each_figure_has_its_files(two):
     """Pictures as asked for; CSV and JSON hold the same numbers."""
-    runs, _, folder = two
+    _, _, folder = two
     stems = {path.stem for path in folder.glob("*.json")}
     assert {"scores", "output", "strength-rotation", "attacks-eps"} <= stems
     for stem in stems:

@@ -1,4 +1,4 @@
-"""The page in a real browser: no errors, no requests, sorting, choosing, no overflow."""
+"""The page in a real browser: no error, no request, sorting, choosing, no overflow."""
 
 import contextlib
 import shutil

@@ -142,11 +142,11 @@ def differences(run: Run, first: Run, asked: Sequence[Quantity]) -> list[Estimat
     """Of a run less the first: paired over images, or over the seeds of both."""
     sides = [[_columns(seed, asked) for seed in each.seeds] for each in (run, first)]
     if all(len(side) > 1 for side in sides):
-        means = [np.stack([_mean(columns) for columns, _ in side]) for side in sides]
-        return _estimates(*difference_of_means(*means))
+        one, other = (np.stack([_mean(each) for each, _ in side]) for side in sides)
+        return _estimates(*difference_of_means(one, other))
     columns = [np.stack([found for found, _ in side]).mean(0) for side in sides]
     known = np.stack([there for side in sides for _, there in side]).all(0)
-    mean, low, high = difference(*columns)
+    mean, low, high = difference(columns[0], columns[1])
     low, high = (np.where(known, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
 
