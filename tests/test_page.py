@@ -164,7 +164,9 @@ def test_what_is_missing_is_said_at_the_top(tmp_path):
     page = page_of(runs, tmp_path)
     told = page.words.split("What was run")[0]
     assert "Missing: net, runs/0-0: attacks:pgd, similarity" in told
-    assert "Missing:" not in page_of(pages_of(["net"], named="x"), tmp_path).words
+    assert (
+        "Missing:" not in page_of(pages_of(["net"], groups=("output",)), tmp_path).words
+    )
 
 
 def test_nan_is_a_dash(tmp_path):
@@ -214,8 +216,9 @@ def test_equal_networks_differ_by_nothing():
 
 def test_layers_that_one_network_lacks_are_unknown(tmp_path):
     """Rows of both networks' layers; a dash where there is nothing."""
-    runs = pages_of(["a"], layers=("one", "two"), named="x")
-    runs += pages_of(["b"], layers=("two", "three"), named="x")
+    few = {"groups": ("layers", "strength"), "named": "x"}
+    runs = pages_of(["a"], layers=("one", "two"), **few)
+    runs += pages_of(["b"], layers=("two", "three"), **few)
     page = page_of(runs, tmp_path)
     for layer, count in (("one", 2), ("two", 0), ("three", 2)):
         rows = re.findall(rf'data-row="{layer}".*?</tr>', page.source, re.DOTALL)
@@ -224,9 +227,11 @@ def test_layers_that_one_network_lacks_are_unknown(tmp_path):
 
 def test_pages_without_labels(tmp_path):
     """What needs none is shown."""
-    page = page_of(pages_of(["a", "b"], labels=False, named="x"), tmp_path)
+    groups = ("output", "corruptions", "attacks")
+    runs = pages_of(["a", "b"], labels=False, groups=groups, named="x")
+    page = page_of(runs, tmp_path)
     assert "consistency" in page.words
-    assert "accuracy" not in page.words.split("What was run")[1].split("Predictions")[0]
+    assert '"accuracy' not in (tmp_path / "output.json").read_text()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
