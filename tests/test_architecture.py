@@ -115,6 +115,13 @@ ORDER = [
     "measures.measure",
     "report.figures",
     "cli.sources",
+    "cli.checkpoints",
+    "cli.networks",
+    "cli.states",
+    "cli.zoo",
+    "cli.huggingface",
+    "cli.saved",
+    "cli.models",
     "cli.loading",
     "cli.main",
 ]
