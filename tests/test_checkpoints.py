@@ -191,6 +191,15 @@ def test_weights_of_another_network_are_told_apart(tmp_path):
         loaded({"a": {"b": torch.ones(2)}}, tmp_path)
 
 
+def test_files_of_old_torch(tmp_path):
+    """From before its archives, with the flags of a script."""
+    content = {"model": STATE, "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    model = net(99)
+    load_state(model, open_checkpoint(tmp_path / "old.pth"), "old.pth")
+    assert same(model, STATE)
+
+
 def test_two_tensors_at_one_path_are_refused(tmp_path):
     """Keys with dots may say the same as keys inside keys."""
     content = {"a.b": STATE, "a": {"b": net(7).state_dict()}}

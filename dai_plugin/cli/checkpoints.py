@@ -6,6 +6,7 @@ script, callbacks, whole networks) becomes an empty stand-in, so that its weight
 read and nothing of it runs.
 """
 
+import argparse
 import re
 import zipfile
 from collections import OrderedDict
@@ -99,9 +100,11 @@ def class_of(value: Any) -> str:
 
 def first_line(error: BaseException) -> str:
     """Of an error's message, or the name of its kind."""
-    # torch puts its reason behind advice to run what is in the file.
-    said = str(error).rpartition("WeightsUnpickler error: ")[2]
-    return said.strip().partition("\n")[0] or type(error).__name__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Weights only load failed"):
+        # torch puts its reason behind advice to run what is in the file.
+        lines = [line.rpartition("WeightsUnpickler error:")[2] for line in lines[1:]]
+    return next(filter(None, map(str.strip, lines)), type(error).__name__)
 
 
 def _is_network(value: Any) -> bool:
@@ -117,10 +120,10 @@ def _maps(value: Any) -> bool:
 def _stand_ins(path: Path) -> list[Any]:
     """A class for each name in a file that torch does not take for harmless.
 
-    Files from before torch 1.6 do not tell their names: all have to be harmless there.
+    Files from before torch 1.6 do not tell them: flags of a script are allowed there.
     """
     if not zipfile.is_zipfile(path):
-        return []
+        return [argparse.Namespace]
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     return [(_stand_in(name), name) for name in sorted(names)]
 

@@ -34,6 +34,8 @@ def from_hugging_face(
         OSError: there are no such files, or they cannot be fetched.
         ImportError: transformers is not installed.
     """
+    if Path(source).is_dir() and not (Path(source) / CONFIG).is_file():
+        raise OSError(f"the folder {source} of --model holds no {CONFIG}")
     transformers = extra("transformers", "huggingface")
     config = _config(transformers, source, options, trust)
     kind = _kind(transformers, config, source)
@@ -61,8 +63,8 @@ def _config(
         raise ValueError(f"{source}: {first_line(error)}") from error
     except OSError as error:
         raise OSError(
-            f"{source} is no folder with a {CONFIG}, and cannot be fetched from "
-            f"Hugging Face ({first_line(error)})"
+            f"{source} is no folder, and cannot be fetched from Hugging Face "
+            f"({first_line(error)})"
         ) from error
     if unused:
         raise ValueError(
@@ -109,15 +111,19 @@ def _kind(transformers: Any, config: Any, source: str) -> Any:
 def _load(kind: Any, source: str, config: Any, trust: bool) -> Any:
     try:
         model, found = kind.from_pretrained(
-            source, config=config, trust_remote_code=trust, output_loading_info=True
+            source,
+            config=config,
+            trust_remote_code=trust,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise ValueError(_untrusted(source)) from error
         raise
     # What is missing would be drawn at random, without an error.
-    missing = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-    missing = [name for name in missing if "pooler" not in name]
+    differ = [name for name, *_ in found["mismatched_keys"]]
+    missing = sorted(n for n in found["missing_keys"] if "pooler" not in n) + differ
     if missing:
         raise ValueError(
             f"the weights of {source} lack {len(missing)} tensors of this "
@@ -149,7 +155,7 @@ def _sizes(processing: Mapping[str, Any], config: Any) -> tuple[int, int]:
     cropped = processing.get("do_center_crop", False)
     crop = (_side(processing.get("crop_size")) if cropped else 0) or resize
     share = processing.get("crop_pct")  # ConvNeXt's, of sizes below its largest
-    if share and not cropped:
+    if share and not cropped and crop < 384:
         resize = int(crop / share)
     return crop, max(crop, resize)
 

@@ -102,23 +102,28 @@ def _built(
     if in_torchvision(source):
         return from_torchvision(source, weights, options)
     path, _, function = source.partition(":")
-    hub = _on_hugging_face(source)
-    if weights not in ((None, DEFAULT) if hub or source.startswith(TIMM) else (None,)):
+    python, timm = path.endswith(".py"), source.startswith(TIMM)
+    hub, file = _on_hugging_face(source), Path(source).is_file()
+    if not (python or timm or hub or file):
+        raise ValueError(_absent(source))
+    if weights not in (None, DEFAULT) or (weights and not (timm or hub)):
         raise ValueError(
             f"--weights {weights}: there is no such file, and {source} has no weights "
             "of that name"
         )
-    if path.endswith(".py"):
+    if python:
         return from_function(Path(path), function, options)
-    if source.startswith(TIMM):
+    if timm:
         return from_timm(source.removeprefix(TIMM), weights == DEFAULT, options)
-    if source.endswith(_FILES) and not Path(source).exists():
-        raise ValueError(f"the file {source} of --model does not exist")
-    if Path(source).is_file():
+    if file:
         return from_saved(Path(source), key, trust)
-    if hub:
-        return from_hugging_face(source, not bare, options, trust)
-    raise ValueError(unknown(source))
+    return from_hugging_face(source, not bare, options, trust)
+
+
+def _absent(source: str) -> str:
+    if source.endswith(_FILES):
+        return f"the file {source} of --model does not exist"
+    return unknown(source)
 
 
 def _on_hugging_face(source: str) -> bool:

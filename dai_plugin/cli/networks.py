@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dai_plugin.layers import unwrap
 from dai_plugin.views.normalization import Normalization, from_model
@@ -92,12 +93,14 @@ def check_finite(model: nn.Module, name: str) -> None:
     broken = [
         key
         for key, value in model.named_parameters()
-        if not (value.abs() < torch.inf).all()
+        if not is_lazy(value) and not (value.abs() < torch.inf).all()
     ]
     broken += [
         key
         for key, value in model.named_buffers()
-        if value.is_floating_point() and not (value < torch.inf).all()
+        if not is_lazy(value)
+        and value.is_floating_point()
+        and not (value < torch.inf).all()
     ]
     if broken:
         raise ValueError(
