@@ -191,6 +191,17 @@ def test_weights_of_another_network_are_told_apart(tmp_path):
         loaded({"a": {"b": torch.ones(2)}}, tmp_path)
 
 
+def test_whole_networks_among_weights(tmp_path):
+    """They are no weights; where there are none beside them, --model is named."""
+    advice = (
+        r"whole networks \(conftest.SmallNet\): give the file to --model, with --tr"
+    )
+    for content in (net(), {"model": net()}, {"ema": net(), "step": torch.ones(1)}):
+        with pytest.raises(ValueError, match=advice):
+            loaded(content, tmp_path)
+    assert same(loaded({"model": net(7), "weights": STATE}, tmp_path), STATE)
+
+
 def test_files_of_old_torch(tmp_path):
     """From before its archives, with the flags of a script."""
     content = {"model": STATE, "args": argparse.Namespace(lr=0.1)}
@@ -211,7 +222,7 @@ def test_two_tensors_at_one_path_are_refused(tmp_path):
 def test_files_without_tensors(content, tmp_path):
     """Said with what there is instead."""
     kind = type(content).__name__
-    with pytest.raises(ValueError, match=rf"file.pth holds no weights, but a {kind}"):
+    with pytest.raises(ValueError, match=rf"file.pth holds no weights; it is a {kind}"):
         loaded(content, tmp_path)
 
 
@@ -227,7 +238,10 @@ def test_files_that_are_no_checkpoints(tmp_path):
         "old.pth": b"\x80\x02]q\x00.",
     }.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=rf"{name} holds no weights \(."):
+        with pytest.raises(
+            ValueError,
+            match=rf"{name} holds no weights: it is damaged, or no .* \(\w+: ",
+        ):
             open_checkpoint(tmp_path / name)
     with pytest.raises(ValueError, match=r"weights file .* is a folder, not a file"):
         open_checkpoint(tmp_path)
@@ -261,7 +275,9 @@ def test_nothing_in_a_file_runs(tmp_path):
     assert same(model, STATE)
     for call, argument in (os.system, f"touch {trace}"), (pathlib.Path.touch, trace):
         torch.save({"a": Runs(call, argument)}, tmp_path / "two.pth")
-        with pytest.raises(ValueError, match=r"two.pth holds no weights \(Trying to"):
+        with pytest.raises(
+            ValueError, match=r"two.pth holds no weights: .*: Trying to"
+        ):
             open_checkpoint(tmp_path / "two.pth")
     assert not trace.exists()
 

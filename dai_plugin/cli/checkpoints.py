@@ -57,19 +57,25 @@ def open_checkpoint(path: Path) -> Any:
     if not path.is_file():
         kind = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise ValueError(f"the weights file {path} {kind}")
+    archive = kind_of(path)
+    if archive != PLAIN:
+        raise ValueError(
+            f"{path} holds no weights but a network, as {archive} writes it: give it "
+            "to --model"
+        )
     try:
         if path.suffix == SAFETENSORS:
             from safetensors.torch import load_file
 
             return load_file(path)
-        archive = kind_of(path)
-        if archive != PLAIN:
-            raise ValueError(f"it is an archive of {archive}, a network: see --model")
         with torch.serialization.safe_globals(_stand_ins(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     # What damaged bytes lead to is not for torch to foresee: errors of any kind.
     except Exception as error:
-        raise ValueError(f"{path} holds no weights ({first_line(error)})") from error
+        raise ValueError(
+            f"{path} holds no weights: it is damaged, or no file of torch.save or "
+            f"safetensors ({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def kind_of(path: Path) -> str:
@@ -98,13 +104,23 @@ def class_of(value: Any) -> str:
     return value.stands_for if stands else type(value).__name__
 
 
+def names_in(path: Path) -> list[str]:
+    """Classes and functions in a file of `torch.save` that are not plain types.
+
+    Files from before torch 1.6 do not tell them.
+    """
+    if not zipfile.is_zipfile(path):
+        return []
+    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+
+
 def first_line(error: BaseException) -> str:
-    """Of an error's message, or the name of its kind."""
+    """Of an error's message."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Weights only load failed"):
         # torch puts its reason behind advice to run what is in the file.
         lines = [line.rpartition("WeightsUnpickler error:")[2] for line in lines[1:]]
-    return next(filter(None, map(str.strip, lines)), type(error).__name__)
+    return next(filter(None, map(str.strip, lines)), "no reason is given")
 
 
 def _is_network(value: Any) -> bool:
@@ -118,14 +134,9 @@ def _maps(value: Any) -> bool:
 
 
 def _stand_ins(path: Path) -> list[Any]:
-    """A class for each name in a file that torch does not take for harmless.
-
-    Files from before torch 1.6 do not tell them: flags of a script are allowed there.
-    """
-    if not zipfile.is_zipfile(path):
-        return [argparse.Namespace]
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    return [(_stand_in(name), name) for name in sorted(names)]
+    """A class for each name in a file; for old ones, that of a script's flags."""
+    known = [(_stand_in(name), name) for name in names_in(path)]
+    return known or [argparse.Namespace]
 
 
 def _stand_in(name: str) -> type:

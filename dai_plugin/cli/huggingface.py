@@ -1,6 +1,7 @@
 """Networks of Hugging Face: a folder with config.json and weights, or a name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,14 @@ def _kind(transformers: Any, config: Any, source: str) -> Any:
 
 def _load(kind: Any, source: str, config: Any, trust: bool) -> Any:
     try:
-        model, found = kind.from_pretrained(
-            source,
-            config=config,
-            trust_remote_code=trust,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below
-        )
+        with _quiet():
+            model, found = kind.from_pretrained(
+                source,
+                config=config,
+                trust_remote_code=trust,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
+            )
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise ValueError(_untrusted(source)) from error
@@ -131,6 +133,18 @@ def _load(kind: Any, source: str, config: Any, trust: bool) -> Any:
             f"{', '.join(missing[:3])}"
         )
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of the tensors that differ, a page long."""
+    logging = extra("transformers.utils.logging", "huggingface")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _has_weights(source: str) -> bool:

@@ -130,7 +130,7 @@ def _on_hugging_face(source: str) -> bool:
     """Whether it is a folder, or two words as names of networks there are."""
     owner, slash, name = source.partition("/")
     plain = owner.strip(".") and name and "/" not in name and not name.endswith(_FILES)
-    own = source.startswith(TIMM) or ".py" in source
+    own = source.startswith(TIMM) or ".py" in source or ":" in source
     return not own and bool((source and Path(source).is_dir()) or (slash and plain))
 
 

@@ -104,9 +104,9 @@ def check_finite(model: nn.Module, name: str) -> None:
     ]
     if broken:
         raise ValueError(
-            f"{broken[0]} of {name} holds NaN or infinite values, as do "
-            f"{len(broken) - 1} other of its tensors: such a network has nothing to "
-            "measure; take a checkpoint from before its training diverged"
+            f"{name} has NaN or infinite weights: {broken[0]} is the first of "
+            f"{len(broken)} such tensors; take a checkpoint from before its training "
+            "diverged"
         )
 
 

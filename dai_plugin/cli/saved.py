@@ -15,6 +15,7 @@ from dai_plugin.cli.checkpoints import (
     class_of,
     first_line,
     kind_of,
+    names_in,
     networks_in,
     open_checkpoint,
 )
@@ -61,6 +62,11 @@ def from_saved(path: Path, key: str | None, trust: bool) -> Loaded:
     if archive == SCRIPT:
         expect_trust(path, trust, "TorchScript, a program")
         return configured(torch.jit.load(path, map_location="cpu"), path.stem)  # type: ignore[no-untyped-call]
+    if any(".quantized." in name for name in names_in(path)):
+        raise ValueError(
+            f"{path} holds a quantised network: measures need activations of floating "
+            "point; give it as it was before quantisation"
+        )
     content = _opened_by_running(path) if trust else open_checkpoint(path)
     found = networks_in(content)
     if not found:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dai_plugin.cli.checkpoints import class_of, networks_in
 from dai_plugin.cli.networks import is_quantised
 from dai_plugin.layers import unwrap
 
@@ -55,7 +56,9 @@ def load_state(
     different = _different(fitting, tensors)
     chosen = different if len(different) == 1 else _documented(different, key)
     if len(chosen) != 1:
-        raise ValueError(_refusal(own, tensors, different, base, source))
+        raise ValueError(
+            _refusal(own, tensors, different, base, source) + _whole(content)
+        )
     taken, others = _below(tensors, chosen[0]), [s for s in different if s != chosen[0]]
     for name, value in taken.items():
         _expect_floats(name, value, own[name], source)
@@ -113,10 +116,9 @@ def _by_path(content: Any, source: str) -> dict[str, Tensor]:
         if not _same(found.setdefault(name, value), value):
             raise ValueError(f"{source} holds two different tensors at {name!r}")
     if not found:
-        raise ValueError(
-            f"{source} holds no weights, but a {type(content).__name__}"
-            + _listed(content)
-        )
+        whole = _whole(content)
+        held = whole or f"; it is a {type(content).__name__}{_listed(content)}"
+        raise ValueError(f"{source} holds no weights{held}")
     return found
 
 
@@ -220,7 +222,7 @@ def _refusal(
         f"{source} holds the weights of another network than {network}, or not where "
         f"--key and --prefix say: {_nearest(own, tensors)}; in the file lie "
         f"{_outline(tensors)}; give the arguments that the network was built with "
-        "(--model-args), or --key and --prefix"
+        "(--model-args, as num_classes=10), or --key and --prefix"
     )
 
 
@@ -251,13 +253,20 @@ def _outline(tensors: Mapping[str, Tensor], most: int = 6) -> str:
     entries = defaultdict(list)
     for path in tensors:
         first, _, rest = path.partition(".")
-        entries[first if rest else ""].append(rest or first)
+        entries[first if rest else ""].append(rest or first or "a tensor")
     said = [
         f"{_word(start)} ({len(names)}: {_few(names)})"
         for start, names in sorted(entries.items(), key=lambda e: -len(e[1]))
     ]
     more = f", {len(said) - most} more" if len(said) > most else ""
     return ", ".join(said[:most]) + more
+
+
+def _whole(content: Any) -> str:
+    """Advice where there are whole networks."""
+    found = [class_of(value) for value in networks_in(content).values()]
+    advice = "give the file to --model, with --trust if you know who made it"
+    return f"; it holds whole networks ({_few(found)}): {advice}" if found else ""
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

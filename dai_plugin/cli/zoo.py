@@ -75,7 +75,7 @@ def from_torchvision(
             f"torchvision's for {name}",
         ),
         _side(getattr(preset, "resize_size", 256)),
-        _side(getattr(preset, "crop_size", 224)),
+        _side(getattr(preset, "crop_size", getattr(preset, "resize_size", 224))),
         trained=chosen is not None,
         name=name,
     )
