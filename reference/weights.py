@@ -11,7 +11,8 @@ import torchvision
 from torch import Tensor, nn
 
 from dai_plugin.cli.checkpoints import open_checkpoint
-from dai_plugin.cli.states import DOCUMENTED, bare
+from dai_plugin.cli.starts import bare
+from dai_plugin.cli.states import DOCUMENTED
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 

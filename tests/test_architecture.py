@@ -117,6 +117,7 @@ ORDER = [
     "cli.sources",
     "cli.checkpoints",
     "cli.networks",
+    "cli.starts",
     "cli.states",
     "cli.zoo",
     "cli.huggingface",

@@ -67,6 +67,17 @@ def test_a_checkpoint_brings_arguments_sizes_and_statistics(tmp_path):
     assert (loaded.normalization.mean, loaded.normalization.std) == ((0.5,), (0.2,))
 
 
+def test_weights_called_mean_are_no_statistics(python_file, tmp_path):
+    """Networks that normalise their images themselves have such buffers."""
+    source = python_file(
+        "m = nn.Conv2d(3, 4, 3); m.register_buffer('mean', torch.rand(3, 1, 1)); "
+        "m.register_buffer('std', torch.rand(3, 1, 1)); return m"
+    )
+    torch.save(load_model(source).model.state_dict(), tmp_path / "state.pth")
+    loaded = load_model(source, weights=str(tmp_path / "state.pth"))
+    assert loaded.normalization.none
+
+
 @pytest.mark.parametrize(
     ("beside", "options"),
     [
@@ -139,7 +150,7 @@ def test_scripts_need_trust_and_programs_are_refused(tmp_path):
     torch.export.save(program, tmp_path / "program.pt2")
     with pytest.raises(ValueError, match=r"neither layers to look at nor batches"):
         load_model(str(tmp_path / "program.pt2"), trust=True)
-    with pytest.raises(ValueError, match=r"a network, as torch.export writes it: see"):
+    with pytest.raises(ValueError, match=r"a network, as torch.export writes it: give"):
         load_model("resnet18", weights=str(tmp_path / "program.pt2"))
 
 

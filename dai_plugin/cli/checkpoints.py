@@ -80,10 +80,12 @@ def open_checkpoint(path: Path) -> Any:
 
 def kind_of(path: Path) -> str:
     """Which of torch's writers made a file: SCRIPT, EXPORT, else PLAIN."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            ends = {name.partition("/")[2] for name in archive.namelist()}
+    # Of old torch, or damaged, which is said when it is loaded.
+    except Exception:
         return PLAIN
-    with zipfile.ZipFile(path) as archive:
-        ends = {name.partition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in ends:
         return SCRIPT
     return EXPORT if "archive_format" in ends else PLAIN
@@ -107,11 +109,13 @@ def class_of(value: Any) -> str:
 def names_in(path: Path) -> list[str]:
     """Classes and functions in a file of `torch.save` that are not plain types.
 
-    Files from before torch 1.6 do not tell them.
+    Files from before torch 1.6 do not tell them, nor do damaged ones.
     """
-    if not zipfile.is_zipfile(path):
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    # What damaged bytes lead to is said when they are loaded.
+    except Exception:
         return []
-    return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
 
 
 def first_line(error: BaseException) -> str:

@@ -66,10 +66,14 @@ def load_model(
     if content is None:
         return ready(_built(source, weights, options, key, trust))
     beside = content if isinstance(content, Mapping) else {}
-    options = {**beside.get("model_args", {}), **options}
-    loaded = _built(source, None, options, None, trust, bare=True)
-    load_state(loaded.model, content, str(path), key, prefix)
-    return ready(_prepared_as(loaded, beside))
+    known = beside.get("model_args")
+    options = {**known, **options} if isinstance(known, Mapping) else options
+    loaded = replace(
+        _built(source, None, options, None, trust, bare=True), trained=True
+    )
+    start = load_state(loaded.model, content, str(path), key, prefix)
+    # A network may have weights that are called "mean": these are no statistics.
+    return ready(_prepared_as(loaded, beside) if start else loaded)
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -155,11 +159,12 @@ def _network_of(source: str) -> tuple[str, Any, dict[str, Any]] | None:
         return None
     for arguments in (content.get("arguments"), content.get("args"), content):
         known = _plain(arguments)
-        name = next((known[k] for k in ("model", "arch") if k in known), None)
-        if isinstance(name, str):
+        names = [known[k] for k in ("model", "arch") if isinstance(known.get(k), str)]
+        if names:
             break
     else:
         return None
+    name = names[0]
     if not in_torchvision(name):
         raise ValueError(
             f"{source} holds weights of {name!r}, which torchvision does not have: "
@@ -183,4 +188,4 @@ def _prepared_as(loaded: Loaded, beside: Mapping[str, Any]) -> Loaded:
     if "mean" in beside and "std" in beside:
         known = Normalization.given(beside["mean"], beside["std"], "checkpoint")
     sizes = {k: beside[k] for k in ("resize", "crop") if k in beside}
-    return replace(loaded, normalization=known, trained=True, **sizes)
+    return replace(loaded, normalization=known, **sizes)
