@@ -341,3 +341,82 @@ def test_drawn_checkpoints_give_the_weights_or_are_refused(seed, tmp_path):
     assert same(loaded(content, tmp_path, key="one"), STATE)
     if not with_twin:
         assert same(loaded(content, tmp_path), STATE)
+
+
+def test_a_real_checkpoint_of_lightning(tmp_path):
+    """With hyperparameters, callbacks, optimizer and loops as it writes them."""
+    lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, rate=0.1, space=types.SimpleNamespace(a=1)):  # noqa: B008
+            super().__init__()
+            self.save_hyperparameters()
+            self.model, self.ema = net(), net(3)
+            self.loss = nn.CrossEntropyLoss(weight=torch.ones(10))
+
+        def training_step(self, batch):
+            return self.model(batch[0]).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.model.parameters(), lr=self.hparams.rate)
+
+    module = Module()
+    trainer = lightning.Trainer(
+        max_steps=1, accelerator="cpu", logger=False, default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the number of workers
+        images = torch.utils.data.TensorDataset(torch.rand(4, 3, 12, 12))
+        trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=4))
+    trainer.save_checkpoint(tmp_path / "real.ckpt")
+    content = open_checkpoint(tmp_path / "real.ckpt")
+    for part in ("model", "ema"):
+        model = net(99)
+        load_state(model, content, "real.ckpt", prefix=part)
+        assert same(model, getattr(module, part).state_dict())
+    with pytest.raises(ValueError, match=r"2 different .*'state_dict.model', 'state_"):
+        load_state(net(), content, "real.ckpt")
+
+
+def test_a_real_checkpoint_of_timm(tmp_path, caplog):
+    """Its saver's, with the arguments of the script and an average."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    model = net()
+    average = timm.utils.ModelEmaV3(net(3))
+    saver = timm.utils.CheckpointSaver(
+        model, torch.optim.SGD(model.parameters(), 0.1), model_ema=average,
+        args=argparse.Namespace(model="small", lr=0.1), checkpoint_dir=str(tmp_path),
+    )  # fmt: skip
+    model.default_cfg = {"architecture": "small"}
+    saver.save_checkpoint(0, metric=1.0)
+    content = open_checkpoint(tmp_path / "last.pth.tar")
+    found = net(99)
+    load_state(found, content, "last")
+    assert same(found, STATE)
+    assert "'state_dict_ema' beside it would fit" in caplog.text
+    load_state(found, content, "last", key="state_dict_ema")
+    assert same(found, average.module.state_dict())
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_damaged_bytes_are_named_or_do_no_harm(seed, tmp_path):
+    """One error of one kind, whatever was changed or lost."""
+    rng = random.Random(seed)
+    path = tmp_path / f"file{rng.choice(['.pth', '.safetensors'])}"
+    if path.suffix == ".pth":
+        torch.save({"model": STATE, "best": np.float64(3)}, path)
+    else:
+        save_file(STATE, path)
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.randrange(1, 5)):
+        # Heads and ends say what the rest is: half of the changes go there.
+        end = rng.choice([500, len(data)])
+        data[rng.randrange(-end, end)] = rng.randrange(256)
+    path.write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+    said = str(path)
+    try:
+        load_state(net(99), open_checkpoint(path), str(path))
+    except ValueError as error:
+        said = str(error)
+    assert said.startswith(str(path))
