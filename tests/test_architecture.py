@@ -123,7 +123,12 @@ ORDER = [
     "cli.huggingface",
     "cli.saved",
     "cli.models",
-    "cli.loading",
+    "cli.decoding",
+    "cli.folders",
+    "cli.datasets",
+    "cli.collecting",
+    "cli.checking",
+    "cli.images",
     "cli.main",
 ]
 
