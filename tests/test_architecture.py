@@ -74,6 +74,7 @@ ORDER = [
     "training.literal",
     "training.check",
     "measures.seen",
+    "measures.contents",
     "measures.data",
     "measures.versions",
     "measures.taps",
