@@ -263,6 +263,8 @@ def test_pixels_that_are_not_finite_are_refused(net, run, value):
     data = [(images[:5], list("abcde")), (images[5:], list("fghijkl"))]
     with pytest.raises(ValueError, match=r"image 7 \(h\) holds NaN or infinite"):
         run(net, data)
+    with pytest.raises(ValueError, match="image 7 holds NaN or infinite pixels"):
+        invariance_scores(net, images.half())
 
 
 def test_images_of_several_sizes_are_refused(net):

@@ -296,6 +296,28 @@ def test_damaged_files_are_named(tmp_path, kind, suffix, small):
         read_image(file, small=small)
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_quick_look_finds_the_truncated_files_that_a_whole_one_does(
+    tmp_path, options, mode
+):
+    """Cut anywhere, to the last bytes."""
+    image = Image.fromarray(drawn(72, 56, 3)).convert(mode)
+    file = saved(tmp_path, image, "image.jpg", **options)
+    content = file.read_bytes()
+    cuts = [*RANDOM.integers(0, len(content), 30), *range(1, 12)]
+    for cut in cuts:
+        file.write_bytes(content[:-cut])
+        found = []
+        for small in (False, True):
+            try:
+                read_image(file, small=small)
+                found.append(True)
+            except ValueError:
+                found.append(False)
+        assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_damage_is_no_error_of_another_kind(tmp_path, seed):
     """Bytes changed at random: an image, or a ValueError that names the file."""

@@ -168,6 +168,18 @@ def test_labels_of_several_folders(tmp_path):
     assert load(tmp_path / "a", tmp_path / "c").classes is None
 
 
+def test_files_of_other_kinds_are_said(tmp_path, caplog):
+    """How many are left out, by suffix."""
+    for name in ("1.png", "2.png"):
+        put(tmp_path / name)
+    for name in ("a/1.gif", "a/2.gif", "b.txt", ".c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert len(load(tmp_path)) == 2
+    assert "3 files of --data are left out, being no images" in caplog.text
+    assert "2 of '.gif', 1 of '.txt'" in caplog.text
+
+
 def test_sizes_are_those_of_torchvision(tmp_path):
     """The shorter side resized with antialiasing, the centre cut out."""
     pixels = [put(tmp_path / f"{i}.png", drawn(20 + i, 33 - i, 3)) for i in range(3)]

@@ -1,5 +1,6 @@
 """Where images come from: files, folders, data sets by name. Nothing is fetched."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from dai_plugin.cli.datasets import (
 )
 from dai_plugin.cli.folders import Finder, labels_of
 
+logger = logging.getLogger("dai_plugin")
+
 _SETS: dict[str, Callable[[Path, bool], Collection]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
@@ -21,21 +24,21 @@ _SETS: dict[str, Callable[[Path, bool], Collection]] = {
 }
 
 
-def collect(sources: Sequence[str], finder: Finder) -> Collection:
-    """All images of some sources, one source after another.
+def collect(sources: Sequence[str]) -> Collection:
+    """All images of some sources, one source after another, each file once.
 
     Args:
         sources: each a file, a folder, or a data set: "digits", "cifar10:PATH",
             "cifar100:PATH", "tinyimagenet:PATH" are held-out images, with "-train"
             after the name those of training. What exists as a path is that.
-        finder: takes each file once.
 
     Raises:
         FileNotFoundError: there is no such source, or nothing in it.
         ValueError: a data set's own files are damaged.
     """
-    alone = len(sources) == 1
+    finder, alone = Finder(), len(sources) == 1
     found = [_collect(source, finder, alone) for source in sources]
+    _tell(finder)
     kinds = {tuple(each.classes or ()) for each in found}
     labelled = len(kinds) == 1 and kinds != {()}
     return Collection(
@@ -44,6 +47,22 @@ def collect(sources: Sequence[str], finder: Finder) -> Collection:
         [x for each in found for x in each.labels or ()] if labelled else None,
         found[0].classes if labelled else None,
     )
+
+
+def _tell(finder: Finder) -> None:
+    """Says what of the folders is left out."""
+    if finder.again:
+        logger.warning(
+            "%d files or folders of --data are reached more than once (by links, or "
+            "below each other); each image is taken once",
+            finder.again,
+        )
+    if finder.others:
+        logger.warning(
+            "%d files of --data are left out, being no images by their suffix: %s",
+            finder.others.total(),
+            finder.others_by_kind(),
+        )
 
 
 def _collect(source: str, finder: Finder, alone: bool) -> Collection:

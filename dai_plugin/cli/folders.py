@@ -21,10 +21,12 @@ class Finder:
 
     Attributes:
         again: files and folders that were come upon another time.
+        others: files that are no images, by their suffix.
     """
 
     def __init__(self) -> None:
         self.again = 0
+        self.others: Counter[str] = Counter()
         self._taken: set[str] = set()
 
     def below(self, folder: Path) -> list[PurePath]:
@@ -34,15 +36,15 @@ class Finder:
             FileNotFoundError: there is none.
         """
         before = self.again
-        found, others = self._walk(folder)
+        found = self._walk(folder)
         # A file itself comes before links to it.
         files = [path for path, _ in sorted(found, key=lambda each: each[1])]
         taken = [path for path in files if self.take(path)]
         if not taken and self.again == before:
-            kinds = ", ".join(f"{n} of {s!r}" for s, n in others.most_common(5))
             raise FileNotFoundError(
                 f"no images below the data folder {folder}: it holds "
-                f"{kinds or 'no files'}; images end in {', '.join(IMG_EXTENSIONS)}"
+                f"{self.others_by_kind() or 'no files'}; images end in "
+                f"{', '.join(IMG_EXTENSIONS)}"
             )
         return sorted(PurePath(path).relative_to(folder) for path in taken)
 
@@ -54,10 +56,13 @@ class Finder:
         self.again += not new
         return new
 
-    def _walk(self, folder: Path) -> tuple[list[tuple[str, bool]], Counter[str]]:
-        """Image files, and whether each is a link; other files by their suffix."""
+    def others_by_kind(self) -> str:
+        """How many of which suffix, the most first."""
+        return ", ".join(f"{n} of {s!r}" for s, n in self.others.most_common(5))
+
+    def _walk(self, folder: Path) -> list[tuple[str, bool]]:
+        """Image files, and whether each is a link."""
         found: list[tuple[str, bool]] = []
-        others: Counter[str] = Counter()
         folders, links = deque([str(folder)]), deque[str]()
         while folders or links:
             place = folders.popleft() if folders else links.popleft()
@@ -74,8 +79,8 @@ class Finder:
                 elif entry.name.lower().endswith(IMG_EXTENSIONS):
                     found.append((entry.path, entry.is_symlink()))
                 else:
-                    others[os.path.splitext(entry.name)[1]] += 1
-        return found, others
+                    self.others[os.path.splitext(entry.name)[1]] += 1
+        return found
 
 
 def labels_of(folder: Path, files: Sequence[PurePath]) -> Labels | None:

@@ -1,6 +1,5 @@
 """`--data`: the images of a command, checked before the first of them runs."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +17,6 @@ from dai_plugin.cli.checking import (
 from dai_plugin.cli.collecting import collect
 from dai_plugin.cli.datasets import Collection
 from dai_plugin.cli.decoding import MODES, most_pixels
-from dai_plugin.cli.folders import Finder
-
-logger = logging.getLogger("dai_plugin")
 
 
 class ImageSet(Dataset[tuple[Any, ...]]):
@@ -96,14 +92,7 @@ def load_images(
         )
     if limit is not None and limit < 1:
         raise ValueError(f"the number of images must be at least 1, got {limit}")
-    finder = Finder()
-    images = collect(sources, finder)
-    if finder.again:
-        logger.warning(
-            "%d files or folders of --data are reached more than once (by links, or "
-            "below each other); each image is taken once",
-            finder.again,
-        )
+    images = collect(sources)
     if limit is not None and limit < len(images.items):
         count = len(images.items)
         images = images.part([i * count // limit for i in range(limit)])

@@ -153,12 +153,14 @@ class Batches:
     def _prepare(self, found: Contents, before: int) -> Tensor:
         images = found.images.to(self._device)
         check_images(images)
-        if images.is_floating_point():
+        # Later passes are compared with the first.
+        new = images.is_floating_point() and not self.digest
+        if new:
             _refuse_infinite(images, found.names, before)
         if self.normalization is None:
             self.normalization = from_batch(images)
             logger.warning("normalisation taken: %s", self.normalization)
-        if images.is_floating_point():
+        if new and not self.normalization.none:
             _refuse_far(images, self.normalization)
         if not before and not self.digest and len(found.alike) > 1:
             logger.warning(
@@ -190,27 +192,26 @@ def _refuse_drawing(data: Iterable[Any]) -> None:
 
 
 def _refuse_infinite(images: Tensor, names: Sequence[str], before: int) -> None:
-    finite = images.isfinite().flatten(1).all(1)
-    if not finite.all():
-        row = int(finite.logical_not().nonzero()[0])
-        name = f" ({names[row]})" if names else ""
-        raise ValueError(
-            f"image {before + row}{name} holds NaN or infinite pixels: leave it out, "
-            "or repair it"
-        )
+    if torch.stack(images.aminmax()).isfinite().all():
+        return
+    row = int(images.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
+    name = f" ({names[row]})" if names else ""
+    raise ValueError(
+        f"image {before + row}{name} holds NaN or infinite pixels: leave it out, or "
+        "repair it"
+    )
 
 
 def _refuse_far(images: Tensor, known: Normalization) -> None:
-    """Raises if floats cannot be images of that normalisation; none suits any values.
+    """Raises if floats cannot be images of that normalisation.
 
     Raises:
         ValueError: so it is.
     """
-    if known.none:
-        return
-    low, high = known.pixels(channel_ranges(images))
+    values = channel_ranges(images)
+    low, high = known.pixels(values)
     if low < -_FAR or high > 1 + _FAR:
-        least, most = ends(channel_ranges(images))
+        least, most = ends(values)
         raise ValueError(
             f"float images with values from {least:.4g} to {most:.4g} do not carry the "
             f"normalisation {known}: if they are 0 to 255, divide them by 255 and "

@@ -87,7 +87,7 @@ class Digest:
         if list(pixels.shape[1:]) != self._shape:
             self._shape = list(pixels.shape[1:])
             self._hash.update(str(self._shape).encode())
-        levels = (pixels.float() * 255).round().clamp(-(2**15), 2**15 - 1)
+        levels = (pixels.float() * 255).round_().clamp_(-(2**15), 2**15 - 1)
         self._hash.update(levels.to("cpu", torch.int16).contiguous().numpy().data)
 
     def __str__(self) -> str:
