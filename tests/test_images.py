@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -471,6 +472,21 @@ def tiny(tmp_path):
         lines.append(f"val_{number}.JPEG\t{kind}\t0\t0\t62\t62")
     (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def test_tiny_imagenet_as_a_folder_is_said(tiny, caplog):
+    """All its images, and no labels."""
+    images = load(tiny)
+    assert images.classes is None
+    assert len(images) == 9
+    assert f"tinyimagenet:{tiny} gives its held-out images" in caplog.text
+
+
+def test_digits_need_scikit_learn(monkeypatch):
+    """It is said how to get them."""
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match="the digits come with scikit-learn: pip"):
+        load("digits")
 
 
 def test_tiny_imagenet_in_its_own_layout(tmp_path, tiny):

@@ -98,5 +98,12 @@ def _folder(folder: Path, finder: Finder, alone: bool) -> Collection:
                 ) from error
         raise
     names = [text(str(file if alone else folder / file)) for file in files]
+    if (folder / "val" / "val_annotations.txt").is_file():
+        logger.warning(
+            "%s seems to be Tiny ImageNet: tinyimagenet:%s gives its held-out images "
+            "with their labels",
+            folder,
+            folder,
+        )
     labels, classes = labels_of(folder, files) or (None, None)
     return Collection([str(folder / file) for file in files], names, labels, classes)
