@@ -297,6 +297,8 @@ def test_network_and_images_of_two_dtypes(net, weights, images):
     given = levels.byte() if images == torch.uint8 else (levels / 255).to(images)
     expected = scores(net, levels / 255)
     found = scores(net.to(weights), given)
+    _, (batch,) = passes(net, given)
+    assert batch.images.dtype == batch.pixels.dtype == torch.float32
     assert net.classifier.weight.dtype == weights
     for layer, values in expected.items():
         torch.testing.assert_close(found[layer], values, atol=0.06, rtol=0.06)
