@@ -246,6 +246,24 @@ def huge(file, width, height):
     return file
 
 
+@pytest.mark.parametrize(("colour", "bands"), [(2, 3), (4, 2), (6, 4)])
+def test_colour_of_16_bits_is_its_upper_half(tmp_path, colour, bands):
+    """RGB, grey with transparency, RGB with transparency, as Pillow reads them."""
+    values = drawn(5, 6, bands, top=2**16, dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    file = tmp_path / "image.png"
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 5, 16, colour, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    upper = (values >> 8).astype(np.uint8)
+    assert np.array_equal(
+        read(file), upper[..., :3] if bands > 2 else grey(upper[..., 0])
+    )
+
+
 @pytest.mark.parametrize("side", [9500, 20000])
 def test_decompression_bombs_are_refused_by_name(tmp_path, side):
     """Those that Pillow warns of, and those that it refuses."""
