@@ -624,7 +624,7 @@ def test_networks_that_do_not_fit_are_refused(images, change, message):
 
 
 def test_images_that_are_no_pixels_are_refused(network, images):
-    with pytest.raises(ValueError, match=r"attacks work in \[0, 1\]; give the mean="):
+    with pytest.raises(ValueError, match=r"work in \[0, 1\]; give the mean="):
         PGD()(network, images * 4 - 2, LABELS)
     carried = images * 4 - 2
     carried[0, 0, 0, 0] = -2

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dai_plugin import __version__
-from dai_plugin.cli.loading import (
-    ImageFolders,
-    Loaded,
-    input_channels,
-    load_model,
-    parse_options,
-)
+from dai_plugin.cli.loading import ImageFolders
+from dai_plugin.cli.models import load_model, parse_options
+from dai_plugin.cli.networks import Loaded, input_channels
 from dai_plugin.cli.sources import load_scheme, with_values
 from dai_plugin.layers import select_layers
 from dai_plugin.measures.scores import invariance_scores
@@ -33,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except (
         ValueError,
+        ImportError,
         KeyError,
         TypeError,
         OSError,
@@ -166,12 +164,17 @@ def _size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:
 def _load(options: argparse.Namespace) -> Loaded:
     torch.manual_seed(0)  # an untrained network is the same one each time
     loaded = load_model(
-        options.model, options.weights, parse_options(options.model_args)
+        options.model,
+        weights=options.weights,
+        options=parse_options(options.model_args),
+        key=options.key,
+        prefix=options.prefix,
+        trust=options.trust,
     )
     given = known_normalization(torch.nn.Identity(), options.mean, options.std)
     if given is None:
         return loaded
-    return Loaded(loaded.model, given, loaded.resize, loaded.crop, loaded.trained)
+    return replace(loaded, normalization=given)
 
 
 def _chosen(options: argparse.Namespace) -> str | list[str]:
@@ -234,9 +237,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="NAME_OR_FILE",
-        help="torchvision's name, FILE.py:FUNCTION, or a file of torch.save(model)",
+        help="torchvision's name, timm/NAME, a folder of Hugging Face, "
+        "FILE.py:FUNCTION, or a file with a network",
     )
-    add("--weights", metavar="FILE|DEFAULT", help="a checkpoint, or torchvision's best")
+    add("--weights", metavar="FILE|DEFAULT|NAME", help="a checkpoint, or known ones")
+    add("--key", help="entry of the checkpoint: model_ema, state.teacher")
+    add("--prefix", help="of the names in it: module., model.")
+    add("--trust", action="store_true", help="the network's file may run code")
     add("--model-args", nargs="+", default=[], metavar="NAME=VALUE")
     add("--layers", nargs="+", default=["auto"], help="names or patterns")
     add(

@@ -133,8 +133,8 @@ def usable_pixels(images: Tensor) -> Tensor:
     low, high = (end.item() for end in pixels.aminmax())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise ValueError(
-            f"pixels from {low:.4g} to {high:.4g}: attacks work in [0, 1]; give the "
-            "mean= and std= that the images carry"
+            f"pixels from {low:.4g} to {high:.4g}: attacks and corruptions work in "
+            "[0, 1]; give the mean= and std= that the images carry"
         )
     return pixels.clamp(0, 1)
 

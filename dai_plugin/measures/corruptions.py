@@ -13,7 +13,7 @@ from dai_plugin.measures import effects, weather
 from dai_plugin.measures.constants import ConstantSet, constants_for
 from dai_plugin.measures.fields import Draws
 
-_SMALLEST = 16  # pixels a side; below, the largest blurs are wider than the image
+SMALLEST = 16  # pixels a side; below, the largest blurs are wider than the image
 _ROUNDING = 1e-3
 
 
@@ -73,8 +73,8 @@ def _check(images: Tensor, name: str) -> None:
         raise ValueError(f"images are {shape}; give [N, 3, H, W] or [N, 1, H, W]")
     if shape[1] == 1 and name == "saturate":
         raise ValueError("saturate changes colours, and images have one channel")
-    if min(shape[2:]) < _SMALLEST:
-        raise ValueError(f"images are {shape}; {_SMALLEST} pixels a side are needed")
+    if min(shape[2:]) < SMALLEST:
+        raise ValueError(f"images are {shape}; {SMALLEST} pixels a side are needed")
     low, high = (x.item() for x in images.aminmax()) if len(images) else (0, 1)
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise ValueError(

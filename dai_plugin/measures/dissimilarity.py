@@ -10,7 +10,7 @@ so that memory holds two batches of activations and N x N numbers a layer.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,57 +68,80 @@ def dissimilarity_matrices(
             from one pass to the next, or a layer has more features for some.
         KeyError: a layer does not exist.
     """
-    if metric not in _METRICS:
-        names = " or ".join(repr(name) for name in _METRICS)
-        raise ValueError(f"metric must be {names}, got {metric!r}")
+    check_metric(metric)
     base = unwrap(model)
     device = device or next((p.device for p in base.parameters()), "cpu")
     batches = Batches(base, data, mean, std, device, same=True)
     taps = Taps(model, select_layers(base, layers))
-    centre, finish = _METRICS[metric]
-    strips: dict[str, list[Tensor]] = {}
-    with evaluation(model):
-        for name, strip in _strips(batches, taps, centre):
-            strips.setdefault(name, []).append(strip)
+    return matrices_of(batches, taps, [metric])[metric]
+
+
+def check_metric(metric: str) -> None:
+    """Raises if there is no such metric.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if metric not in _METRICS:
+        names = " or ".join(repr(name) for name in _METRICS)
+        raise ValueError(f"metric must be {names}, got {metric!r}")
+
+
+def matrices_of(
+    batches: Batches, taps: Taps, metrics: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """The matrices of `dissimilarity_matrices` by metric, from the same runs."""
+    strips: dict[tuple[str, str], list[Tensor]] = {}
+    with evaluation(taps.model):
+        for key, strip in _strips(batches, taps, metrics):
+            strips.setdefault(key, []).append(strip)
     if batches.count < 3:
         raise ValueError(
             f"data holds {batches.count} images; with fewer than 3 there are no two "
             "pairs whose dissimilarities could be compared"
         )
-    matrices = {name: finish(_symmetric(strips.pop(name))) for name in list(strips)}
-    _warn_of_nan(matrices)
-    return matrices
+    found: dict[str, dict[str, Tensor]] = {metric: {} for metric in metrics}
+    for metric, name in list(strips):
+        matrix = _symmetric(strips.pop((metric, name)))
+        found[metric][name] = _METRICS[metric][1](matrix)
+    for matrices in found.values():
+        _warn_of_nan(matrices)
+    return found
 
 
 def _strips(
-    batches: Batches, taps: Taps, centre: Centre
-) -> Iterator[tuple[str, Tensor]]:
-    """Name and products `[B, N - start]` of one batch after another with the rest."""
+    batches: Batches, taps: Taps, metrics: Sequence[str]
+) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """Products `[B, N - start]` of one batch after another with the rest.
+
+    By metric and layer.
+    """
     first = last = 0
     while first <= last:
         kept: dict[str, Tensor] = {}
-        blocks: dict[str, list[Tensor]] = {}
+        blocks: dict[tuple[str, str], list[Tensor]] = {}
 
         def visit(
             key: Key,
             activation: Tensor,
             kept: dict[str, Tensor] = kept,
-            blocks: dict[str, list[Tensor]] = blocks,
+            blocks: dict[tuple[str, str], list[Tensor]] = blocks,
         ) -> None:
             name, rows = key_name(key), activation.reshape(len(activation), -1)
             if name not in kept:
                 kept[name] = rows.clone()  # a later layer may overwrite it
             _check_features(name, kept[name], rows)
-            block = _products(kept[name], rows, centre)
-            blocks.setdefault(name, []).append(block.cpu())
+            for metric in metrics:
+                block = _products(kept[name], rows, _METRICS[metric][0])
+                blocks.setdefault((metric, name), []).append(block.cpu())
 
         for last, batch in enumerate(batches.batches()):
             if last >= first:
                 visit((PIXELS, 0), batch.pixels)
                 taps.run(batch.images, visit)
         first += 1
-        for name, row in blocks.items():
-            yield name, torch.cat(row, 1)
+        for key, row in blocks.items():
+            yield key, torch.cat(row, 1)
 
 
 def _products(rows: Tensor, others: Tensor, centre: Centre) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.measures.adversary import check_labels, usable_pixels
+from dai_plugin.measures.versions import Unfit
 from dai_plugin.views.expand import mix_seed
 
 logger = logging.getLogger("dai_plugin")
@@ -183,13 +184,13 @@ def _gradient(total: Tensor, points: Tensor) -> Tensor:
     Parameters get none.
 
     Raises:
-        ValueError: the total does not depend on the points as far as autograd sees.
+        Unfit: the total does not depend on the points as far as autograd sees.
     """
     found = None
     if total.requires_grad:
         (found,) = torch.autograd.grad(total, points, allow_unused=True)
     if found is None:
-        raise ValueError(
+        raise Unfit(
             "no gradient reaches the images from what the network returns (no_grad, "
             "detach, argmax or numpy inside?): gradient attacks need one; take WorstOf "
             "or Grid, which need none"

@@ -33,7 +33,7 @@ def rdm_correlation(a: Tensor, b: Tensor, method: str = "spearman") -> float:
         ValueError: a matrix is not symmetric `[N, N]` with N at least 3, the sizes
             differ, or `method` is unknown.
     """
-    return _find_method(method)(*_pairs(a, b))
+    return _find_method(method)(*pairs(a, b))
 
 
 class NoiseCeiling(NamedTuple):
@@ -65,12 +65,12 @@ def noise_ceiling(
         raise ValueError(
             f"a noise ceiling is taken over at least 2 subjects, got {len(subjects)}"
         )
-    pairs = _pairs(*subjects)
-    places = [ranks(each) for each in pairs]
+    found = pairs(*subjects)
+    places = [ranks(each) for each in found]
     total = torch.stack(places).sum(0)
-    upper = [correlate(each, total) for each in pairs]
-    lower = [correlate(p, total - r) for p, r in zip(pairs, places, strict=True)]
-    return NoiseCeiling(math.fsum(lower) / len(pairs), math.fsum(upper) / len(pairs))
+    upper = [correlate(each, total) for each in found]
+    lower = [correlate(p, total - r) for p, r in zip(found, places, strict=True)]
+    return NoiseCeiling(math.fsum(lower) / len(found), math.fsum(upper) / len(found))
 
 
 def linear_cka(a: Tensor, b: Tensor, *, debiased: bool = False) -> float:
@@ -95,19 +95,20 @@ def linear_cka(a: Tensor, b: Tensor, *, debiased: bool = False) -> float:
         ValueError: a matrix is not symmetric `[N, N]` with a zero diagonal and N at
             least 3 (4, debiased), or the sizes differ.
     """
-    _check(a, b, least=4 if debiased else 3)
+    check_matrices(a, b, least=4 if debiased else 3)
     for matrix in (a, b):
         if (matrix.diagonal() != 0).logical_and(~matrix.diagonal().isnan()).any():
             raise ValueError(
                 "the diagonal must be 0, the distance of an image from itself: "
                 'linear_cka takes the matrices of metric="euclidean"'
             )
-    centre = _unbiased if debiased else _centred
+    centre = _unbiased if debiased else centred
     left, right = centre(a.double()), centre(b.double())
     return _cosine(left.flatten(), right.flatten())
 
 
-def _centred(matrix: Tensor) -> Tensor:
+def centred(matrix: Tensor) -> Tensor:
+    """A matrix whose rows and columns have the mean 0."""
     return matrix - matrix.mean(0) - matrix.mean(1, keepdim=True) + matrix.mean()
 
 
@@ -115,8 +116,8 @@ def _unbiased(matrix: Tensor) -> Tensor:
     """Centred so that the sum of products is the unbiased estimate of Song et al."""
     n = len(matrix)
     rows = matrix.sum(1, keepdim=True) / (n - 2)
-    centred = matrix - rows - rows.T + matrix.sum() / ((n - 1) * (n - 2))
-    return centred.fill_diagonal_(0)
+    found = matrix - rows - rows.T + matrix.sum() / ((n - 1) * (n - 2))
+    return found.fill_diagonal_(0)
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
@@ -142,14 +143,19 @@ def _find_method(method: str) -> Callable[[Tensor, Tensor], float]:
     return unless_nan
 
 
-def _pairs(*matrices: Tensor) -> list[Tensor]:
+def pairs(*matrices: Tensor) -> list[Tensor]:
     """What is above the diagonal of each, `[N (N - 1) / 2]` in float64."""
-    _check(*matrices, least=3)
+    check_matrices(*matrices)
     i, j = torch.triu_indices(len(matrices[0]), len(matrices[0]), 1)
     return [matrix.double()[i, j] for matrix in matrices]
 
 
-def _check(*matrices: Tensor, least: int) -> None:
+def check_matrices(*matrices: Tensor, least: int = 3) -> None:
+    """Raises unless all are symmetric matrices of one size.
+
+    Raises:
+        ValueError: so it is.
+    """
     for matrix in matrices:
         if matrix.dim() != 2 or len(set(matrix.shape)) != 1 or len(matrix) < least:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Corrupted test sets that others stored as arrays, in the layout of CIFAR-10-C."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,26 +34,74 @@ def stored(folder: Path | str, name: str, severity: int) -> tuple[Tensor, Tensor
         ValueError: if a file holds something else, or for other severities.
     """
     check_severity(severity)
-    images, labels = _read(Path(folder), name), _read(Path(folder), _LABELS)
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
-        raise ValueError(
-            f"{name}.npy holds {images.dtype} {tuple(images.shape)}; "
-            "uint8 [5 * N, H, W, 3] is needed"
-        )
-    if labels.dim() != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"labels.npy holds {labels.dtype} {tuple(labels.shape)}; "
-            "whole numbers [5 * N] are needed"
-        )
-    if len(images) % 5 or len(labels) != len(images):
-        raise ValueError(
-            f"{name}.npy holds {len(images)} images and labels.npy {len(labels)} "
-            "labels; as many are needed, for five severities of equal size"
-        )
-    count = len(images) // 5
-    part = slice((severity - 1) * count, severity * count)
-    chosen = images[part].permute(0, 3, 1, 2).contiguous()
-    return chosen, labels[part].long()
+    return Stored(folder, name).rows(severity)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One corruption of a folder, of which rows are read as they are asked for.
+
+    Attributes:
+        folder: as in `stored`.
+        name: of the corruption.
+
+    Raises:
+        FileNotFoundError: if the folder lacks a file.
+        ValueError: if a file holds something else.
+    """
+
+    folder: Path | str
+    name: str
+
+    def __post_init__(self) -> None:
+        self._arrays()
+
+    @property
+    def count(self) -> int:
+        """Of images at each severity."""
+        return len(self._arrays()[1]) // 5
+
+    @property
+    def shape(self) -> list[int]:
+        """Of an image, `[C, H, W]`."""
+        height, width, channels = self._arrays()[0].shape[1:]
+        return [channels, height, width]
+
+    def rows(
+        self, severity: int, start: int = 0, end: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images and labels from `start` to `end` (all), as `stored` returns them.
+
+        Raises:
+            ValueError: for other severities.
+        """
+        check_severity(severity)
+        images, labels = self._arrays()
+        before, count = (severity - 1) * self.count, self.count
+        part = slice(before + start, before + (count if end is None else end))
+        return images[part].permute(0, 3, 1, 2).contiguous(), labels[part].long()
+
+    def _arrays(self) -> tuple[Tensor, Tensor]:
+        """All images and labels, mapped anew: what was read before can be let go."""
+        images = _read(Path(self.folder), self.name)
+        labels = _read(Path(self.folder), _LABELS)
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+            raise ValueError(
+                f"{self.name}.npy holds {images.dtype} {tuple(images.shape)}; "
+                "uint8 [5 * N, H, W, 3] is needed"
+            )
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"labels.npy holds {labels.dtype} {tuple(labels.shape)}; "
+                "whole numbers [5 * N] are needed"
+            )
+        if len(images) % 5 or len(labels) != len(images):
+            raise ValueError(
+                f"{self.name}.npy holds {len(images)} images and labels.npy "
+                f"{len(labels)} labels; as many are needed, for five severities of "
+                "equal size"
+            )
+        return images, labels
 
 
 def _read(folder: Path, name: str) -> Tensor:

@@ -14,6 +14,10 @@ from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.schemes import Parameters, Scheme, Transform
 
 
+class Unfit(ValueError):
+    """Such versions cannot be made of these images, or for this network; others can."""
+
+
 @dataclass(frozen=True)
 class Version:
     """One transformed version of a batch.
@@ -62,6 +66,9 @@ class Transformations:
     ) -> Iterator[Tensor]:
         """The next batch, transformed in one way after another."""
         return (version.images for version in self._versions(images, normalization))
+
+    def check(self, batch: Batch) -> None:
+        """Nothing: all images suit."""
 
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """The same, with the parameters that were drawn."""

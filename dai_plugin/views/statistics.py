@@ -125,6 +125,11 @@ class Normalization:
         wide = torch.promote_types(default, torch.float32)
         return ((images.to(wide) / 255 - mean) / std).to(default)
 
+    def carry(self, pixels: Tensor, like: Tensor) -> Tensor:
+        """Images of [0, 1] pixels, as other images are: their dtype and device."""
+        mean, std = self.tensors(like)
+        return ((pixels.to(like.device) - mean) / std).to(like.dtype)
+
     def __str__(self) -> str:
         if self.none:
             return f"none ({self.source})"
