@@ -1,8 +1,10 @@
 """The sections of the page, each only if it was measured: pure data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dai_plugin.measures.results import Axis
+from dai_plugin.report.dots import SHARES
 from dai_plugin.report.parts import (
     Cell,
     Choice,
@@ -113,7 +115,8 @@ def _layers(runs: Sequence[Run], stems: Sequence[str]) -> Section:
 
 
 def _output(runs: Sequence[Run], stems: Sequence[str]) -> Section:
-    shown = _measures(runs, "output")
+    found = _measures(runs, "output")  # in the order of the figure, then the others
+    shown = [m for m in SHARES if m in found] + [m for m in found if m not in SHARES]
     asked = {title(m): Quantity(("output",), m, (PLACE,)) for m in shown}
     parts: list[Part] = [Figure(stem) for stem in stems if stem == "output"]
     if asked:
@@ -175,22 +178,25 @@ def _corruptions(runs: Sequence[Run], stems: Sequence[str]) -> Section:
 
 
 def _attacks(runs: Sequence[Run], stems: Sequence[str]) -> Section:
+    """A table for each axis that attacks have."""
     parts: list[Part] = [Figure(stem) for stem in stems if stem.startswith("attacks-")]
-    kinds: dict[tuple[float, ...], dict[str, str]] = {}
+    kinds: dict[Axis, dict[str, str]] = {}
     for name in groups_of(runs, "attacks"):
-        values = runs[0].seeds[0].axes[f"attacks:{name}"].values
-        kinds.setdefault(values, {})[name] = title(name)
+        axis = runs[0].seeds[0].axes[f"attacks:{name}"]
+        kinds.setdefault(axis, {})[name] = title(name)
+    options: dict[str, list[Part]] = {}
     for titles in kinds.values():
         measure = prediction_measure(runs, [f"attacks:{name}" for name in titles])
-        if measure:
-            options = _by_run(runs, "attacks", measure, titles)
-            parts += _choice("network", options)
-    return _section("attacks", parts)
+        for network, tables in _by_run(runs, "attacks", measure, titles).items():
+            options.setdefault(network, []).extend(tables)
+    return _section("attacks", [*parts, *_choice("network", options)])
 
 
 def _by_run(
-    runs: Sequence[Run], kind: str, measure: str, titles: dict[str, str]
+    runs: Sequence[Run], kind: str, measure: str | None, titles: dict[str, str]
 ) -> dict[str, Sequence[Part]]:
+    if measure is None:
+        return {}
     caption = title(measure).capitalize()
     return {
         heading(run): [along(f"{caption}: {heading(run)}", run, kind, measure, titles)]
@@ -240,8 +246,8 @@ def _measures(runs: Sequence[Run], group: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _choice(label: str, options: dict[str, Sequence[Part]]) -> list[Part]:
+def _choice(label: str, options: Mapping[str, Sequence[Part]]) -> list[Part]:
     """One of several, without a choice if there is but one."""
     if len(options) == 1:
         return list(*options.values())
-    return [Choice(label, options)] if options else []
+    return [Choice(label, dict(options))] if options else []
