@@ -74,6 +74,7 @@ ORDER = [
     "training.literal",
     "training.check",
     "measures.seen",
+    "measures.contents",
     "measures.data",
     "measures.versions",
     "measures.taps",
@@ -134,7 +135,12 @@ ORDER = [
     "cli.huggingface",
     "cli.saved",
     "cli.models",
-    "cli.loading",
+    "cli.decoding",
+    "cli.folders",
+    "cli.datasets",
+    "cli.collecting",
+    "cli.checking",
+    "cli.images",
     "cli.main",
 ]
 

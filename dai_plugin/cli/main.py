@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dai_plugin import __version__
-from dai_plugin.cli.loading import ImageFolders
+from dai_plugin.cli.images import image_size, load_images
 from dai_plugin.cli.models import load_model, parse_options
 from dai_plugin.cli.networks import Loaded, input_channels
 from dai_plugin.cli.sources import load_scheme, with_values
@@ -72,7 +71,7 @@ def _score(options: argparse.Namespace) -> None:
     scheme = with_values(load_scheme(options.scheme), flip=options.flip)
     resize, crop = _size(options, loaded)
     channels = input_channels(loaded.model)
-    images = ImageFolders(options.data, resize, crop, channels)
+    images = load_images(options.data, resize=resize, crop=crop, channels=channels)
     if not loaded.trained:
         print(
             "no --weights: the scores are those of an untrained network",
@@ -143,22 +142,18 @@ def _report(options: argparse.Namespace) -> None:
 class _Progress:
     """Batches with a progress bar for each of the two passes over them."""
 
-    def __init__(self, loader: DataLoader[Tensor]) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         self._titles = iter(["means", "scores"])
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         title = next(self._titles, "images")
         yield from tqdm(self._loader, desc=title, unit="batch", disable=None)
 
 
 def _size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:
     """Shorter side and crop: what was asked for, else what the weights ask."""
-    crop = options.crop or min(loaded.crop, options.resize or loaded.crop)
-    resize = options.resize or (options.crop or loaded.resize)
-    if crop > resize:
-        raise ValueError(f"--crop {crop} is larger than --resize {resize}")
-    return resize, crop
+    return image_size(options.resize, options.crop, loaded.resize, loaded.crop)
 
 
 def _load(options: argparse.Namespace) -> Loaded:

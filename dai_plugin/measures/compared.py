@@ -80,7 +80,7 @@ class Similarity:
         """
         base = unwrap(model)
         place = device or device_of(base)
-        batches = Batches(base, data, mean, std, place, same=True)
+        batches = Batches(base, data, mean, std, place)
         chosen = select_layers(base, layers)
         count = sum(len(images) for images in batches)  # before anything runs
         self.check(count, len(chosen) + 1)

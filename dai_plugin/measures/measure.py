@@ -113,7 +113,7 @@ def measure(
         observers["output"] = OutputMeasures(_penultimate(base))
     similar = [each for each in asked if isinstance(each, Similarity)]
     families = [e for e in asked if not isinstance(e, (str, Similarity))]
-    batches = Batches(base, data, mean, std, device or device_of(base), same=True)
+    batches = Batches(base, data, mean, std, device or device_of(base))
     look = Look(model, batches, observers, Progress(progress))
     series = look.first(_series(families, base, seed))
     for each in similar:
