@@ -79,6 +79,8 @@ def made_up(
             "dissimilarity": dict(zip(places, apart, strict=True)),
             "cka": {"layers": alike},
             "rank_correlation": {"layers": 2 * alike - 1},
+            "rdm": {n: torch.rand(4, generator=draw) / 2 for n in places},
+            "noise_ceiling": {"lower": torch.tensor(0.6), "upper": torch.tensor(0.7)},
         }
     about = {
         "name": name,

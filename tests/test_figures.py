@@ -197,7 +197,7 @@ def test_what_all_runs_have_is_drawn_and_nothing_else():
     for group, stems in {
         "layers": ["scores"],
         "corruptions": ["severities", "corruptions"],
-        "similarity": ["dissimilarity", "cka", "rank-correlation"],
+        "similarity": ["dissimilarity", "cka", "rank-correlation", "rdm"],
     }.items():
         rest = [each for each in GROUPS if each != group]
         less = figures(runs_of(["a"]) + runs_of(["b"], groups=rest))
@@ -265,6 +265,18 @@ def test_many_images_are_averaged_in_blocks():
     cuts = np.linspace(0, 300, side + 1).astype(int)
     block = whole[cuts[-3] : cuts[-2], cuts[-2] : cuts[-1]]
     assert row["dissimilarity"] == pytest.approx(block.mean().item())
+
+
+def test_likeness_to_a_given_matrix_has_its_ceiling():
+    """Means over the subjects, and a band between the ceiling's two ends."""
+    runs = runs_of(["a", "b"])
+    rows = [row for row in frame_of("rdm", runs) if row["run"] == "b"]
+    theirs = runs[1].seeds[0].tables["similarity"]["rdm"]
+    assert [row["mean"] for row in rows] == pytest.approx(
+        [float(each.double().mean()) for each in theirs.values()]
+    )
+    bands = figures(runs)["rdm"].axes[0].patches
+    assert [(b.get_x(), b.get_width()) for b in bands] == [pytest.approx((0.6, 0.1))]
 
 
 def test_attacks_are_drawn_along_their_own_axes():

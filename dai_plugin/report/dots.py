@@ -17,6 +17,7 @@ from dai_plugin.report.pooled import (
     PLACE,
     Row,
     groups_of,
+    named,
     output_row,
     pooled,
     prediction_measure,
@@ -78,6 +79,34 @@ def draw_corruptions(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
     return _draw(rows, "corruption", told, names, words, axes)
 
 
+def rdm_rows(runs: Sequence[Run]) -> list[Row]:
+    """Correlation of each layer's distances with the subjects' that were given."""
+    return [
+        {"run": run.name, "layer": layer, "depth": depth}
+        | {"mean": float(mean), "low": float(low), "high": float(high)}
+        for run in runs
+        for depth, layer in enumerate(run.places("similarity", "rdm"))
+        for tables in [[s.tables["similarity"]["rdm"][layer] for s in run.seeds]]
+        for mean, low, high in [pooled(tables, grid=False)]
+    ]
+
+
+@styled
+def draw_rdm(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
+    """How like each layer is to a given matrix, the subjects' mean; a mark a run.
+
+    Of two subjects or more, the noise ceiling is a grey band: what a perfect network
+    would reach.
+    """
+    rows = rdm_rows(runs)
+    told = {row["layer"]: named([row["layer"]])[0] for row in rows}
+    ceiling = runs[0].seeds[0].tables["similarity"].get("noise_ceiling", {})
+    band = [float(each) for each in ceiling.values()]
+    words = "rank correlation with the given matrix"
+    names = [run.name for run in runs]
+    return _draw(rows, "layer", told, names, words, axes, band)
+
+
 def _corruption(run: Run, name: str, measure: str) -> Row:
     group = f"corruptions:{name}"
     tables = [seed.tables[group][measure][PLACE].double() for seed in run.seeds]
@@ -93,10 +122,13 @@ def _draw(
     names: Sequence[str],
     words: str,
     axes: Axes | None,
+    band: Sequence[float] = (),
 ) -> Axes:
     own = axes is None
     if axes is None:
         axes = axes_of(_WIDTH, len(told) * (0.09 * len(names) + 0.14))
+    if band:
+        axes.axvspan(*band, color="0.85", linewidth=0)
     place = {name: i for i, name in enumerate(told)}
     share = _SHARE / len(names)
     handles = []

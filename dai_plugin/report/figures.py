@@ -16,7 +16,9 @@ from dai_plugin.report.dots import (
     corruption_rows,
     draw_corruptions,
     draw_output,
+    draw_rdm,
     output_rows,
+    rdm_rows,
 )
 from dai_plugin.report.lines import (
     attack_rows,
@@ -55,6 +57,7 @@ FIGURES: dict[str, Callable[..., Axes]] = {
     "attacks": draw_attacks,
     "dissimilarity": draw_dissimilarity,
     "cka": draw_cka,
+    "rdm": draw_rdm,
     "dynamics": draw_dynamics,
 }
 # Without the date, equal figures are equal files.
@@ -108,6 +111,8 @@ def drawings(runs: Sequence[Run]) -> dict[str, Drawing]:
             if has("similarity", measure):
                 drawing = _with(draw_cka, cka_rows, {"measure": measure})
                 found[measure.replace("_", "-")] = drawing
+    if has("similarity", "rdm"):
+        found["rdm"] = Drawing(draw_rdm, rdm_rows)
     if with_metrics(runs):
         found["dynamics"] = Drawing(draw_dynamics, dynamics_rows)
     return found
