@@ -216,7 +216,7 @@ def _pictures(runs: Sequence[Run]) -> Section:
 
 
 def _similarity(runs: Sequence[Run], stems: Sequence[str]) -> Section:
-    drawn = ("dissimilarity", "cka", "rank-correlation")
+    drawn = ("dissimilarity", "cka", "rank-correlation", "rdm")
     parts: list[Part] = [Figure(stem) for stem in stems if stem in drawn]
     if all(run.has("similarity", "rdm") for run in runs):
         layers = layers_of(runs, "similarity", "rdm")
