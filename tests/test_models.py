@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -146,6 +147,10 @@ def test_scripts_need_trust_and_programs_are_refused(tmp_path):
             load_model(str(tmp_path / "script.pt"))
         script = load_model(str(tmp_path / "script.pt"), trust=True).model
     assert torch.equal(script(torch.ones(2, 3, 8, 8)), net(torch.ones(2, 3, 8, 8)))
+    with zipfile.ZipFile(tmp_path / "broken.pt", "w") as archive:
+        archive.writestr("broken/constants.pkl", b"")
+    with pytest.raises(ValueError, match=r"broken.pt cannot be loaded \(RuntimeError"):
+        load_model(str(tmp_path / "broken.pt"), trust=True)
     program = torch.export.export(net, (torch.rand(2, 3, 8, 8),))
     torch.export.save(program, tmp_path / "program.pt2")
     with pytest.raises(ValueError, match=r"neither layers to look at nor batches"):
