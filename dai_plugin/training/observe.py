@@ -3,6 +3,7 @@
 Who looks, and at what, is no business of a step: `Settings.watch` is asked.
 """
 
+import copy
 import logging
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from dai_plugin.settings import Watching
 from dai_plugin.training.hooks import LayerHooks
 from dai_plugin.training.untouched import untouched
+from dai_plugin.training.watch import calls_of
 from dai_plugin.views.statistics import Normalization
 
 logger = logging.getLogger("dai_plugin")
@@ -69,7 +71,7 @@ class Observer:
 
     def stats(self) -> dict[str, Any]:
         """The numbers of the last look under "watch"; nothing if nobody looks."""
-        return {} if self._watch is None else {"watch": self._last}
+        return {} if self._watch is None else {"watch": copy.deepcopy(self._last)}
 
     def _look(
         self, watch: Watching, known: Normalization
@@ -79,7 +81,7 @@ class Observer:
         # In the precision of its weights: what is measured from activations is not to
         # be rounded, and no cast weight stays behind in autocast's cache.
         with (
-            untouched(hooks.base),
+            untouched(hooks.base, inside=calls_of(hooks.base) > 0),
             torch.autocast("cpu", enabled=False),
             torch.autocast(kind, enabled=False),
             torch.compiler.set_stance("force_eager"),

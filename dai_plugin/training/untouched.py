@@ -24,11 +24,17 @@ _EVERYWHERE = ("_global_forward_pre_hooks", "_global_forward_hooks")
 
 
 @contextmanager
-def untouched(base: nn.Module) -> Iterator[None]:
+def untouched(base: nn.Module, inside: bool = False) -> Iterator[None]:
     """Works on copies of what the modules hold, shows the run to nobody.
 
     Copies, because a buffer that is written to can be no part of a backward to come;
     to nobody, because the hooks of a loop (features, logs) expect one call a forward.
+
+    Args:
+        base: the network.
+        inside: whether a forward of it has begun and its modules' have not: what torch
+            did then (FSDP gathered the network's own weights) is neither done again nor
+            undone.
     """
     before = [(module, vars(module).copy()) for module in base.modules()]
     buffers = [(m, n, b) for m in base.modules() for n, b in m._buffers.items()]
@@ -37,7 +43,7 @@ def untouched(base: nn.Module) -> Iterator[None]:
     with _random_streams(base):
         try:
             for module, held in before:
-                vars(module).update(_replaced(held, copies))
+                vars(module).update(_replaced(held, copies, inside, module is base))
             for module, name, buffer in buffers:
                 module._buffers[name] = _copy(buffer, copies)
             for name, hooks in everywhere.items():
@@ -65,11 +71,16 @@ def _random_streams(base: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _replaced(held: dict[str, Any], copies: dict[int, Any]) -> dict[str, Any]:
-    """What the module has as its attributes meanwhile."""
-    own = {name: _copy(v, copies) for name, v in held.items() if name not in _OWN}
-    hooks = ("_forward_pre_hooks", "_forward_hooks")
-    return own | {name: _needed(held[name]) for name in hooks}
+def _replaced(
+    held: dict[str, Any], copies: dict[int, Any], inside: bool, whole: bool
+) -> dict[str, Any]:
+    """What a module, which may be the whole network, has as attributes meanwhile."""
+    found = {name: _copy(v, copies) for name, v in held.items() if name not in _OWN}
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        found[name] = _needed(held[name], begun=inside and whole)
+    if inside:  # where FSDP takes gathered weights away
+        found["_state_dict_pre_hooks"] = OrderedDict()
+    return found
 
 
 def _copy(value: Any, copies: dict[int, Any]) -> Any:
@@ -96,11 +107,12 @@ def _copy(value: Any, copies: dict[int, Any]) -> Any:
 _PLAIN = (dict, OrderedDict, defaultdict, Counter, list, deque, set)
 
 
-def _needed(hooks: dict[int, Any]) -> "OrderedDict[int, Any]":
+def _needed(hooks: dict[int, Any], begun: bool = False) -> "OrderedDict[int, Any]":
     """This package's hooks, and torch's own, which make weights or gather them."""
 
-    def ours(hook: Any) -> bool:
+    def needed(hook: Any) -> bool:
         source = getattr(hook, "__module__", None) or type(hook).__module__
-        return isinstance(hook, Hook) or source.startswith(("torch.", "accelerate."))
+        theirs = not begun and source.startswith(("torch.", "accelerate."))
+        return isinstance(hook, Hook) or theirs
 
-    return OrderedDict((key, hook) for key, hook in hooks.items() if ours(hook))
+    return OrderedDict((key, hook) for key, hook in hooks.items() if needed(hook))
