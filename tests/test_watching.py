@@ -17,7 +17,15 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from dai_plugin import DataAugmentationInvariance, Watch, attach, attached, measure
+from dai_plugin import (
+    Attacks,
+    DataAugmentationInvariance,
+    Strength,
+    Watch,
+    attach,
+    attached,
+    measure,
+)
 
 IMAGES = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(5))
 LABELS = torch.arange(6) % 5
@@ -128,6 +136,21 @@ def test_training_is_the_same_to_the_bit(seed):
     assert torch.equal(after, drawn)
     assert watched.pop("watch")["step"] == 7 - 7 % watch.every
     assert watched == stats
+
+
+def test_attacks_and_strengths_leave_the_gradients_alone():
+    """Looks that take gradients of their own, between those that accumulate."""
+    plain, theirs, drawn, stats = trained(3, None)
+    along = Strength({"rotation": (0.0, 20.0)}), Attacks(("fgsm",), eps=(0.1,))
+    watch = Watch(IMAGES, every=3, labels=LABELS, measures=("output", *along))
+    ours, seen, after, watched = trained(3, watch)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=0)
+    assert seen == theirs
+    assert torch.equal(after, drawn)
+    found = watched.pop("watch")
+    assert watched == stats
+    assert found["strength:rotation:consistency@0"] == {"output": 1.0}
+    assert found["attacks:fgsm:accuracy_transformed@25.5"]["output"] <= 1
 
 
 def step_of(net, criterion, images=4):

@@ -115,8 +115,8 @@ def numbers(found: Measures) -> dict[str, dict[str, float]]:
     """The mean of each measure, by its name and its place.
 
     Measures of other groups than "layers" and "output" have the group's name before
-    theirs, and those of a series the value on its axis behind: "attacks:pgd:accuracy
-    @0.0314".
+    theirs, and those of a series the value on its axis behind, in the axis' unit:
+    "strength:rotation:score@-20".
     """
     means: dict[str, dict[str, float]] = {}
     for row in found.rows():
