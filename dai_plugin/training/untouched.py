@@ -7,6 +7,7 @@ counter, a file), nor what it changes inside objects of classes of its own.
 """
 
 import random
+import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from dai_plugin.training.inert import Hook
 
 _OWN = frozenset(vars(nn.Module()))  # what torch itself keeps in a module
 _EVERYWHERE = ("_global_forward_pre_hooks", "_global_forward_hooks")
+_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -38,16 +40,13 @@ def untouched(base: nn.Module, inside: bool = False) -> Iterator[None]:
     """
     before = [(module, vars(module).copy()) for module in base.modules()]
     buffers = [(m, n, b) for m in base.modules() for n, b in m._buffers.items()]
-    everywhere = {name: getattr(modules, name) for name in _EVERYWHERE}
     copies: dict[int, Any] = {}
-    with _random_streams(base):
+    with _random_streams(base), _no_hooks_everywhere():
         try:
             for module, held in before:
                 vars(module).update(_replaced(held, copies, inside, module is base))
             for module, name, buffer in buffers:
                 module._buffers[name] = _copy(buffer, copies)
-            for name, hooks in everywhere.items():
-                setattr(modules, name, _needed(hooks))
             yield
         finally:
             for module, held in before:
@@ -55,7 +54,22 @@ def untouched(base: nn.Module, inside: bool = False) -> Iterator[None]:
                 vars(module).update(held)
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
-            for name, hooks in everywhere.items():
+
+
+@contextmanager
+def _no_hooks_everywhere() -> Iterator[None]:
+    """Without the loop's hooks on all modules, of which there seldom are any."""
+    if not any(getattr(modules, name) for name in _EVERYWHERE):
+        yield
+        return
+    with _LOCK:  # or two threads would put back what the other left them
+        before = {name: getattr(modules, name) for name in _EVERYWHERE}
+        try:
+            for name, hooks in before.items():
+                setattr(modules, name, _needed(hooks))
+            yield
+        finally:
+            for name, hooks in before.items():
                 setattr(modules, name, hooks)
 
 
