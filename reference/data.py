@@ -7,7 +7,6 @@ network inputs of a batch of them, on the device.
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from folders import image_folder, tiny_imagenet
 from parts import InMemory, held, part
@@ -16,6 +15,8 @@ from presets import PRESETS, STOCK, Preset, Wanted
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100, FakeData
+
+from dai_plugin.cli.datasets import digits as digits_of_scikit_learn
 
 NAMES = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagefolder", "fake")
 
@@ -79,20 +80,8 @@ class Digits(Dataset):
     """
 
     def __init__(self, train: bool, preset: Preset) -> None:
-        try:
-            from sklearn.datasets import load_digits
-            from sklearn.model_selection import train_test_split
-        except ImportError as error:
-            raise ImportError(
-                "the digits come with scikit-learn: pip install it, or choose "
-                "another --dataset"
-            ) from error
-        bunch = load_digits()
-        images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-        parts = train_test_split(
-            images, bunch.target, test_size=0.2, stratify=bunch.target, random_state=0
-        )
-        self.images, self.labels = parts[0 if train else 1], parts[2 if train else 3]
+        scanned = digits_of_scikit_learn(train)
+        self.images, self.labels = scanned.items, scanned.labels
         self.preset = preset
 
     def __len__(self) -> int:
@@ -100,7 +89,7 @@ class Digits(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self.preset.transforms()(self.picture(index))
-        return image, int(self.labels[index])
+        return image, self.labels[index]
 
     def picture(self, index: int) -> Image.Image:
         """The image as it was scanned."""

@@ -1,5 +1,6 @@
 """Image files in folders: train/CLASS and val/CLASS, and Tiny ImageNet as it comes."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,24 +11,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from dai_plugin.cli.decoding import DARK, read_image
+
+logger = logging.getLogger("dai_plugin")
+
 Parts = tuple[Dataset, Dataset, int, Preset]
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """The image of a file, decoded to the last row, in RGB.
-
-    Raises:
-        ValueError: the file is damaged, missing, or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    # Pillow's decoders raise all of these for bytes that are not what they should be.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"the image file {path} cannot be read: {error}; copy it again from its "
-            "source, or delete it"
-        ) from error
 
 
 class ImageFiles(Dataset):
@@ -73,7 +61,14 @@ def image_folder(path: Path, wanted: Wanted) -> Parts:
             f"a folder a class; it holds {sorted(p.name for p in path.iterdir())[:5]}"
         )
     first = ImageFolder(path / "train", loader=read_image)
-    preset = for_images(min(first[0][0].size)).adapted(wanted)
+    image = first[0][0]
+    if image.info.get("brightest", DARK) < DARK:
+        logger.warning(
+            "%s is nearly black: 16-bit images are scaled by 65535; if they hold 12 "
+            "bits, multiply them by 65535 / 4095",
+            first.samples[0][0],
+        )
+    preset = for_images(min(image.size)).adapted(wanted)
     parts = {path / "train": preset.training(), held_out: preset}
     train, test = (
         ImageFolder(part, own.transforms(), loader=read_image)

@@ -1,6 +1,7 @@
 """Weights that a run starts from: torchvision's by name, or those of a file."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import models
 import torchvision
 from torch import Tensor, nn
 
-from dai_plugin.cli.loading import read_checkpoint
+from dai_plugin.cli.checkpoints import open_checkpoint
+from dai_plugin.cli.starts import bare
+from dai_plugin.cli.states import DOCUMENTED
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -46,12 +49,18 @@ def read(args: argparse.Namespace) -> Pretrained | None:
         return None
     if not Path(args.weights).is_file():
         return _named(args.weights, args.model)
-    content = read_checkpoint(args.weights)
+    content = open_checkpoint(Path(args.weights))
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{args.weights} holds a {type(content).__name__}, no state_dict"
+        )
+    key = next((k for k in DOCUMENTED if isinstance(content.get(k), Mapping)), None)
+    state, beside = (content[key], content) if key else (content, {})
+    state = {bare(name).removeprefix("module."): v for name, v in state.items()}
     statistics = None
-    if "mean" in content and "std" in content:
-        statistics = tuple(content["mean"]), tuple(content["std"])
-    options = content.get("model_args", {})
-    return Pretrained(content["model"], args.weights, options, statistics)
+    if "mean" in beside and "std" in beside:
+        statistics = tuple(beside["mean"]), tuple(beside["std"])
+    return Pretrained(state, args.weights, beside.get("model_args", {}), statistics)
 
 
 def take(model: nn.Module, found: Pretrained, num_classes: int) -> str:

@@ -40,7 +40,8 @@ def saved(tmp_path):
 
 def score(model, pictures, output, *more):
     return main(
-        ["score", "--model", str(model), "--data", str(pictures), "--crop", "24",
+        ["score", "--model", str(model), "--trust", "--data", str(pictures),
+         "--crop", "24",
          "--workers", "0", "--output", str(output), *more]
     )  # fmt: skip
 
@@ -175,6 +176,7 @@ def test_weights_of_another_network(saved, tmp_path, capsys):
         "layers",
         "--model",
         str(saved),
+        "--trust",
         "--weights",
         str(tmp_path / "seven.pth"),
     ]
@@ -186,7 +188,7 @@ def test_a_file_that_holds_no_network(tmp_path, capsys):
     """A state_dict given as --model says where it belongs."""
     torch.save(SmallNet().state_dict(), tmp_path / "state.pth")
     assert main(["layers", "--model", str(tmp_path / "state.pth")]) == 1
-    assert "goes to --weights" in capsys.readouterr().err
+    assert "give it to --weights" in capsys.readouterr().err
 
 
 def test_a_broken_image_is_named(saved, pictures, tmp_path, capsys):
@@ -223,7 +225,8 @@ def test_checkpoints_of_torchvisions_script(saved, tmp_path, capsys):
     """They hold an argparse.Namespace beside the weights."""
     content = {"model": SmallNet().state_dict(), "args": argparse.Namespace(lr=0.1)}
     torch.save(content, tmp_path / "checkpoint.pth")
-    arguments = ["layers", "--model", str(saved), "--crop", "12", "--weights"]
+    arguments = ["layers", "--model", str(saved), "--trust", "--crop", "12"]
+    arguments += ["--weights"]
     assert main([*arguments, str(tmp_path / "checkpoint.pth")]) == 0
     (tmp_path / "text.pth").write_text("no weights")
     assert main([*arguments, str(tmp_path / "text.pth")]) == 1

@@ -9,7 +9,7 @@ from conftest import REFERENCE
 from torch import nn
 
 import dai_plugin
-from dai_plugin.cli.loading import load_model
+from dai_plugin.cli.models import load_model
 
 LAYERS = {
     "allcnn": [f"features.{i}" for i in range(2, 24, 3)],

@@ -37,7 +37,7 @@ def data(seed=0, side=12, channels=3):
 
 
 def pictured(net, images, batch=16, scheme=None):
-    batches = Batches(net, images.split(batch), 0.0, 1.0, "cpu", same=True)
+    batches = Batches(net, images.split(batch), 0.0, 1.0, "cpu")
     looking = [Pictured()]
     taps = Taps(net, observed(looking))
     first_pass(taps, batches, looking)

@@ -6,8 +6,9 @@ import oracle_measures as literal
 import pytest
 import torch
 from test_measures import ALL, PIXELS, Case, close
+from torch import nn
 
-from dai_plugin import Measures, measure
+from dai_plugin import Attacks, Corruptions, Measures, Similarity, Strength, measure
 from dai_plugin.measures.output_measures import calibration_error
 from dai_plugin.measures.results import Axis, Pictures
 from dai_plugin.measures.series import Series
@@ -31,6 +32,9 @@ class Drawn:
             return source
 
         class Interrupted:
+            def check(self, batch):
+                pass
+
             def versions(self, batch, known):
                 for version in source.versions(batch, known):
                     yield version
@@ -79,6 +83,65 @@ def test_a_series_takes_the_groups_beside_it():
     assert "consistency" not in layers
     sizes = {tuple(t.shape) for places in layers.values() for t in places.values()}
     assert sizes == {(case.transforms,)}
+
+
+def test_every_group_is_measured_together():
+    """Names stand for defaults; each series has its axis; pictures of the versions."""
+    case = Case(4)
+    case.images = torch.rand(case.count, case.channels, 16, 17)
+    case.sides = 16, 17
+    asked = [
+        "layers",
+        "output",
+        Strength({"rotation": (0, 20), "flip": (0, 1)}),
+        Corruptions(["fog"], (1, 5)),
+        Attacks(["fgsm"], eps=(0.0, 0.1)),
+        "similarity",
+    ]
+    data = [(case.images, case.labels)]
+    found = measure(case.net, data, measures=asked, num_transforms=2, **PIXELS)
+    series = [
+        "strength:rotation",
+        "strength:flip",
+        "corruptions:fog",
+        "attacks:fgsm",
+    ]
+    assert list(found.tables) == ["layers", "output", *series, "similarity"]
+    assert list(found.axes) == series
+    for name in series:
+        points = len(found.axes[name].values)
+        hits = found.tables[name]["accuracy_transformed"]["output"]
+        assert hits.shape == (case.count, points)
+        assert found.tables[name]["score"]["input"].shape == (points,)
+    still = found.tables["strength:rotation"]
+    assert still["consistency"]["output"][:, 0].all()
+    assert all(table[0] == 1 for table in still["score"].values())
+    layers = list(found.tables["layers"]["score"])
+    assert list(found.tables["similarity"]["dissimilarity"]) == layers
+    for shown in found.pictures.values():
+        assert len(shown.words) == len(shown.images) == min(24, case.count)
+
+
+def test_what_does_not_suit_the_images_is_left_out_or_refused(caplog):
+    """Before anything runs; one corruption of many alone is left out."""
+    case = Case(1)
+    runs = []
+    case.net.register_forward_hook(lambda *_: runs.append(1))
+    grey = torch.rand(5, 1, 16, 16)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(392, 3))
+    asked = Corruptions(["saturate", "contrast"], (1,))
+    found = measure(net, grey, measures=asked, **PIXELS)
+    assert list(found.tables) == ["corruptions:contrast"]
+    assert "corruptions:saturate is left out: saturate changes colours" in caplog.text
+    with pytest.raises(ValueError, match="16 pixels a side"):
+        case.measured(measures=["output", "corruptions"])
+    assert not runs
+    with pytest.raises(ValueError, match="rdm is of 4 images, but data holds"):
+        case.measured(measures=["output", Similarity(rdm=1 - torch.eye(4))])
+    assert len(runs) == -(-case.count // case.batch)  # the first look alone
+    for twice in (["strength", Strength({"flip": (1,)})], ["similarity"] * 2):
+        with pytest.raises(ValueError, match="is asked for twice"):
+            case.measured(measures=twice)
 
 
 def interrupted(case, at, asked=("layers", "output")):

@@ -3,22 +3,18 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dai_plugin import __version__
-from dai_plugin.cli.loading import (
-    ImageFolders,
-    Loaded,
-    input_channels,
-    load_model,
-    parse_options,
-)
+from dai_plugin.cli.images import image_size, load_images
+from dai_plugin.cli.models import load_model, parse_options
+from dai_plugin.cli.networks import Loaded, input_channels
 from dai_plugin.cli.sources import load_scheme, with_values
 from dai_plugin.layers import select_layers
 from dai_plugin.measures.scores import invariance_scores
@@ -33,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except (
         ValueError,
+        ImportError,
         KeyError,
         TypeError,
         OSError,
@@ -74,7 +71,7 @@ def _score(options: argparse.Namespace) -> None:
     scheme = with_values(load_scheme(options.scheme), flip=options.flip)
     resize, crop = _size(options, loaded)
     channels = input_channels(loaded.model)
-    images = ImageFolders(options.data, resize, crop, channels)
+    images = load_images(options.data, resize=resize, crop=crop, channels=channels)
     if not loaded.trained:
         print(
             "no --weights: the scores are those of an untrained network",
@@ -145,33 +142,34 @@ def _report(options: argparse.Namespace) -> None:
 class _Progress:
     """Batches with a progress bar for each of the two passes over them."""
 
-    def __init__(self, loader: DataLoader[Tensor]) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         self._titles = iter(["means", "scores"])
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         title = next(self._titles, "images")
         yield from tqdm(self._loader, desc=title, unit="batch", disable=None)
 
 
 def _size(options: argparse.Namespace, loaded: Loaded) -> tuple[int, int]:
     """Shorter side and crop: what was asked for, else what the weights ask."""
-    crop = options.crop or min(loaded.crop, options.resize or loaded.crop)
-    resize = options.resize or (options.crop or loaded.resize)
-    if crop > resize:
-        raise ValueError(f"--crop {crop} is larger than --resize {resize}")
-    return resize, crop
+    return image_size(options.resize, options.crop, loaded.resize, loaded.crop)
 
 
 def _load(options: argparse.Namespace) -> Loaded:
     torch.manual_seed(0)  # an untrained network is the same one each time
     loaded = load_model(
-        options.model, options.weights, parse_options(options.model_args)
+        options.model,
+        weights=options.weights,
+        options=parse_options(options.model_args),
+        key=options.key,
+        prefix=options.prefix,
+        trust=options.trust,
     )
     given = known_normalization(torch.nn.Identity(), options.mean, options.std)
     if given is None:
         return loaded
-    return Loaded(loaded.model, given, loaded.resize, loaded.crop, loaded.trained)
+    return replace(loaded, normalization=given)
 
 
 def _chosen(options: argparse.Namespace) -> str | list[str]:
@@ -234,9 +232,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="NAME_OR_FILE",
-        help="torchvision's name, FILE.py:FUNCTION, or a file of torch.save(model)",
+        help="torchvision's name, timm/NAME, a folder of Hugging Face, "
+        "FILE.py:FUNCTION, or a file with a network",
     )
-    add("--weights", metavar="FILE|DEFAULT", help="a checkpoint, or torchvision's best")
+    add("--weights", metavar="FILE|DEFAULT|NAME", help="a checkpoint, or known ones")
+    add("--key", help="entry of the checkpoint: model_ema, state.teacher")
+    add("--prefix", help="of the names in it: module., model.")
+    add("--trust", action="store_true", help="the network's file may run code")
     add("--model-args", nargs="+", default=[], metavar="NAME=VALUE")
     add("--layers", nargs="+", default=["auto"], help="names or patterns")
     add(

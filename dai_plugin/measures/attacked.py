@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.layers import unwrap
-from dai_plugin.measures.adversary import Attack, OnPixels, adversarial, undisturbed
+from dai_plugin.measures.adversary import (
+    Attack,
+    OnPixels,
+    adversarial,
+    undisturbed,
+    usable_pixels,
+)
 from dai_plugin.measures.attacks import PGD, fgsm
 from dai_plugin.measures.balls import Norm
 from dai_plugin.measures.data import Batch
@@ -126,6 +132,14 @@ class Attacked:
 
     network: nn.Module
     attacks: tuple[Attack, ...]
+
+    def check(self, batch: Batch) -> None:
+        """Raises unless the pixels lie in [0, 1].
+
+        Raises:
+            ValueError: they do not.
+        """
+        usable_pixels(batch.pixels)
 
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """The batch, attacked in one way after another."""

@@ -80,11 +80,10 @@ class Similarity:
         """
         base = unwrap(model)
         place = device or device_of(base)
-        batches = Batches(base, data, mean, std, place, same=True)
-        subjects = self._subjects() if self.rdm is not None else None
-        count = sum(len(images) for images in batches)  # before anything runs
+        batches = Batches(base, data, mean, std, place)
         chosen = select_layers(base, layers)
-        self._check_count(count, len(chosen) + 1, subjects)
+        count = sum(len(images) for images in batches)  # before anything runs
+        self.check(count, len(chosen) + 1)
         metrics = list(dict.fromkeys((self.metric, "euclidean")))
         matrices = matrices_of(batches, Taps(model, chosen), metrics)
         own, squared = matrices[self.metric], matrices["euclidean"]
@@ -94,7 +93,8 @@ class Similarity:
         aligned, order = _aligned(squared.values()), _ranked(own.values())
         found["cka"] = {"layers": aligned @ aligned.T}
         found["rank_correlation"] = {"layers": order @ order.T}
-        if subjects is not None:
+        if self.rdm is not None:
+            subjects = self._subjects()
             theirs = order @ _ranked(subjects).T
             found["rdm"] = dict(zip(own, theirs, strict=True))
             if len(subjects) > 1:
@@ -105,16 +105,16 @@ class Similarity:
             for measure, places in found.items()
         }
 
-    def _subjects(self) -> Tensor:
-        given = self.rdm
-        found = given if isinstance(given, Tensor) else load_subjects(given or "")
-        return (found if found.dim() == 3 else found[None]).double()
+    def check(self, count: int, layers: int) -> None:
+        """Raises unless `rdm` is of so many images; warns of much memory.
 
-    def _check_count(self, count: int, layers: int, subjects: Tensor | None) -> None:
-        if subjects is not None and len(subjects[0]) != count:
+        Raises:
+            ValueError: it is of others.
+        """
+        if self.rdm is not None and (own := len(self._subjects()[0])) != count:
             raise ValueError(
-                f"rdm is of {len(subjects[0])} images, but data holds {count}; give "
-                "the images that its rows stand for, in their order"
+                f"rdm is of {own} images, but data holds {count}; give the images that "
+                "its rows stand for, in their order"
             )
         if count > _MANY:
             logger.warning(
@@ -124,6 +124,11 @@ class Similarity:
                 16 * layers * count**2 / 1e9,
                 layers,
             )
+
+    def _subjects(self) -> Tensor:
+        given = self.rdm
+        found = given if isinstance(given, Tensor) else load_subjects(given or "")
+        return (found if found.dim() == 3 else found[None]).double()
 
 
 def between(one: Tables, other: Tables, kind: str = "cka") -> Tensor:

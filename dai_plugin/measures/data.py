@@ -1,18 +1,26 @@
 """The images that measures are taken of: batches, their labels and names."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-from dai_plugin.measures.seen import Seen
+from dai_plugin.measures.contents import Contents, channels_of, find_contents
+from dai_plugin.measures.seen import Digest, Seen
 from dai_plugin.views.normalization import (
+    Normalization,
     Statistics,
+    channel_ranges,
+    ends,
     from_batch,
     known_normalization,
 )
@@ -21,6 +29,9 @@ from dai_plugin.views.statistics import check_images
 logger = logging.getLogger("dai_plugin")
 
 _BATCH = 128
+# Images that are standardised one by one lie farther outside of [0, 1] than others, but
+# not so far; 0 to 255 and 0 to 65535 do.
+_FAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ class Batch:
 class Batches:
     """Batches of normalised float images on their device, again and again.
 
-    Of a batch of the data, the first 4-D tensor is the images, the first integer tensor
-    of one number an image their labels, and as many strings as images their names.
+    `find_contents` says what of a batch of the data is the images, what their labels
+    and names. Every pass has to give the same images in the same order.
 
     Args:
         base: the network, whose configuration may know the normalisation.
@@ -52,14 +63,14 @@ class Batches:
         mean: of the normalisation.
         std: of the normalisation.
         device: where the images go.
-        same: whether every pass has to give the same images in the same order.
 
     Attributes:
         normalization: what the images carry, None until the first are seen.
         labels: of all images `[N]` after a pass, None if there are none.
         names: of all images, None if there are none.
         count: of the images.
-        size: `[C, H, W]` of the last image.
+        size: `[C, H, W]` of the images.
+        digest: of their pixels, as `Digest` takes it; empty until a pass has ended.
         labelled: whether labels are looked for; setting it to False forgets them.
     """
 
@@ -70,7 +81,6 @@ class Batches:
         mean: Statistics | None,
         std: Statistics | None,
         device: torch.device | str,
-        same: bool = False,
     ) -> None:
         if isinstance(data, Tensor):
             data = torch.split(data, _BATCH)
@@ -79,15 +89,15 @@ class Batches:
                 f"data is a one-shot {type(data).__name__}, but two passes are made; "
                 "give a tensor, a list of batches or a DataLoader"
             )
-        if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
-            logger.warning("the DataLoader shuffles: scores come in an unknown order")
+        _refuse_drawing(data)
         self._data, self._device = data, device
+        self._channels = channels_of(base)
         self.normalization = known_normalization(base, mean, std)
         self.labels: Tensor | None = None
         self.names: list[str] | None = None
         self.labelled = True
-        self.count, self.size = 0, [0, 0, 0]
-        self._seen = Seen() if same else None
+        self.count, self.size, self.digest = 0, [0, 0, 0], ""
+        self._seen = Seen()
 
     def __iter__(self) -> Iterator[Tensor]:
         return (batch.images for batch in self.batches())
@@ -96,41 +106,35 @@ class Batches:
         """One pass over the data.
 
         Raises:
-            ValueError: there are no images, only some batches have labels, or (`same`)
-                the images are others than those of the pass before.
+            ValueError: there are no images, they are of several sizes, hold NaN, are
+                others than those of the pass before, or only some batches have labels.
         """
         labels: list[Tensor | None] = []
         names: list[str] = []
-        count = 0
+        count, digest = 0, Digest()
         for batch in self._data:
-            leaves = pytree.tree_leaves(batch)
-            found = [x for x in leaves if isinstance(x, Tensor) and x.dim() == 4]
-            if not found:
-                raise ValueError("a batch of data holds no images [B, C, H, W]")
-            rows = found[0].shape[0]
+            found = find_contents(batch, self._channels)
+            rows = len(found.images)
             if not rows:
                 continue
-            images = self._prepare(found[0].to(self._device))
-            if self._seen is not None:
-                self._seen.take(images, count)
-            labels.append(_labels(leaves, rows) if self.labelled else None)
-            own = [leaf for leaf in leaves if isinstance(leaf, str)]
-            names += own if len(own) == rows else []
-            yield Batch(count, images, self.pixels(images), labels[-1])
-            count, self.size = count + rows, list(images.shape[1:])
+            if not count:
+                self.size = list(found.images.shape[1:])
+            self._check_size(found.images, count)
+            images = self._prepare(found, count)
+            pixels = self.pixels(images)
+            self._seen.take(images, count)
+            if not self.digest:
+                digest.take(pixels)
+            labels.append(found.labels if self.labelled else None)
+            names += found.names
+            yield Batch(count, images, pixels, labels[-1])
+            count += rows
+        self._seen.finish(count)
         if not count:
             raise ValueError("data holds no images")
-        if self._seen is not None:
-            self._seen.finish(count)
+        self.digest = self.digest or str(digest)
         self.labels, self.count = _together(labels), count
         self.names = names if len(names) == count else None
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        check_images(images)
-        if self.normalization is None:
-            self.normalization = from_batch(images)
-            logger.warning("normalisation taken: %s", self.normalization)
-        return self.normalization.prepare(images)
 
     def pixels(self, images: Tensor) -> Tensor:
         """The [0, 1] pixels of prepared images."""
@@ -138,18 +142,81 @@ class Batches:
         mean, std = self.normalization.tensors(images)
         return images.float() * std + mean
 
+    def _check_size(self, images: Tensor, before: int) -> None:
+        size = list(images.shape[1:])
+        if size != self.size:
+            raise ValueError(
+                f"image {before} is of size {size}, those before it of {self.size}: "
+                "measures compare all images with each other; bring them to one size"
+            )
 
-def _labels(leaves: list[Any], rows: int) -> Tensor | None:
-    for leaf in leaves:
-        if isinstance(leaf, Tensor) and leaf.shape == (rows,) and _integer(leaf):
-            return leaf.detach().cpu().long()
-    return None
+    def _prepare(self, found: Contents, before: int) -> Tensor:
+        images = found.images.to(self._device)
+        check_images(images)
+        # Later passes are compared with the first.
+        new = images.is_floating_point() and not self.digest
+        if new:
+            _refuse_infinite(images, found.names, before)
+        if self.normalization is None:
+            self.normalization = from_batch(images)
+            logger.warning("normalisation taken: %s", self.normalization)
+        if new and not self.normalization.none:
+            _refuse_far(images, self.normalization)
+        if not before and not self.digest and len(found.alike) > 1:
+            logger.warning(
+                "a batch holds several tensors that could be the images, of shapes %s; "
+                "the first is taken",
+                ", ".join(map(str, found.alike)),
+            )
+        images = self.normalization.prepare(images)
+        # Versions are made in float32 at least; the network gets its own dtype.
+        return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
-def _integer(leaf: Tensor) -> bool:
-    return not (leaf.is_floating_point() or leaf.is_complex()) and (
-        leaf.dtype != torch.bool
+def _refuse_drawing(data: Iterable[Any]) -> None:
+    """Raises for a DataLoader whose order is random.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if not isinstance(data, DataLoader):
+        return
+    drawing = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+    for sampler in (data.sampler, getattr(data.batch_sampler, "sampler", None)):
+        if isinstance(sampler, drawing):
+            raise ValueError(
+                f"the DataLoader draws its images by a {type(sampler).__name__}, and "
+                "each pass has to give the same ones in the same order: give "
+                "shuffle=False and no sampler"
+            )
+
+
+def _refuse_infinite(images: Tensor, names: Sequence[str], before: int) -> None:
+    if torch.stack(images.aminmax()).isfinite().all():
+        return
+    row = int(images.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
+    name = f" ({names[row]})" if names else ""
+    raise ValueError(
+        f"image {before + row}{name} holds NaN or infinite pixels: leave it out, or "
+        "repair it"
     )
+
+
+def _refuse_far(images: Tensor, known: Normalization) -> None:
+    """Raises if floats cannot be images of that normalisation.
+
+    Raises:
+        ValueError: so it is.
+    """
+    values = channel_ranges(images)
+    low, high = known.pixels(values)
+    if low < -_FAR or high > 1 + _FAR:
+        least, most = ends(values)
+        raise ValueError(
+            f"float images with values from {least:.4g} to {most:.4g} do not carry the "
+            f"normalisation {known}: if they are 0 to 255, divide them by 255 and "
+            "normalise them, or pass them as uint8; else give mean= and std="
+        )
 
 
 def _together(labels: list[Tensor | None]) -> Tensor | None:

@@ -71,7 +71,7 @@ def dissimilarity_matrices(
     check_metric(metric)
     base = unwrap(model)
     device = device or next((p.device for p in base.parameters()), "cpu")
-    batches = Batches(base, data, mean, std, device, same=True)
+    batches = Batches(base, data, mean, std, device)
     taps = Taps(model, select_layers(base, layers))
     return matrices_of(batches, taps, [metric])[metric]
 

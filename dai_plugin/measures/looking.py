@@ -1,11 +1,11 @@
 """The network looks at the images: first once, then again beside versions of them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from dai_plugin.measures.data import Batches
+from dai_plugin.measures.data import Batch, Batches
 from dai_plugin.measures.output_measures import OutputMeasures
 from dai_plugin.measures.passes import (
     Observer,
@@ -15,9 +15,12 @@ from dai_plugin.measures.passes import (
     observed,
     second_pass,
 )
+from dai_plugin.measures.pictures import Pictured
 from dai_plugin.measures.progress import Progress
+from dai_plugin.measures.results import Pictures
 from dai_plugin.measures.series import Series
 from dai_plugin.measures.taps import Taps
+from dai_plugin.measures.versions import Unfit
 
 logger = logging.getLogger("dai_plugin")
 
@@ -40,25 +43,42 @@ class Look:
         progress: Progress,
     ) -> None:
         self.batches, self._observers, self._progress = batches, observers, progress
+        self._pictured = Pictured()
         self._taps = Taps(model, observed(list(observers.values())))
 
-    def first(self) -> None:
-        """The first look.
+    def first(self, series: Sequence[Series]) -> list[Series]:
+        """The first look; before it, series are asked whether they suit the images.
+
+        Returns:
+            Those that do.
 
         Raises:
-            ValueError: there is but one image.
+            ValueError: there is but one image, or a whole family does not suit.
         """
-        observers = list(self._observers.values())
-        first_pass(self._taps, self.batches, observers, self._progress.bar("images"))
+        fit = list(series)
+
+        def over(batches: Iterator[Batch]) -> Iterator[Batch]:
+            for batch in self._progress.bar("images")(batches):
+                if not batch.start:
+                    fit[:] = [one for one in series if _suits(one, batch)]
+                yield batch
+
+        first_pass(self._taps, self.batches, list(self._observers.values()), over)
         if self.batches.count < 2:
             raise ValueError("data holds one image: measures compare images, give more")
         self._fit_labels()
+        return fit
 
     def versions(self, source: Source, count: int) -> dict[str, Tables]:
         """Measures of so many versions of each image, by group."""
-        title = ", ".join(self._observers)
-        self._look(title, source, list(self._observers.values()), 1.0 + count)
+        title, observers = ", ".join(self._observers), list(self._observers.values())
+        shown = [self._pictured] if "output" in self._observers else []
+        self._look(title, source, [*observers, *shown], 1.0 + count)
         return {name: each.tables() for name, each in self._observers.items()}
+
+    def pictures(self) -> dict[str, Pictures]:
+        """Of those versions, which images broke most and which held best."""
+        return self._pictured.pictures()
 
     def along(self, series: Series) -> Tables:
         """Measures at each point of an axis."""
@@ -91,3 +111,12 @@ class Look:
                 output.classes,
             )
             self.batches.labelled, self.batches.labels = False, None
+
+
+def _suits(series: Series, batch: Batch) -> bool:
+    try:
+        series.source.check(batch)
+    except Unfit as reason:
+        logger.warning("%s is left out: %s", series.name, reason)
+        return False
+    return True

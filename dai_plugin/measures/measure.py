@@ -1,6 +1,7 @@
 """`measure`: all that was asked for, of a network and images."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dai_plugin.layers import Layers, select_layers, unwrap
+from dai_plugin.measures.attacked import Attacks
+from dai_plugin.measures.compared import Similarity
+from dai_plugin.measures.corrupted import Corruptions
 from dai_plugin.measures.data import Batches
 from dai_plugin.measures.layer_measures import LayerMeasures
 from dai_plugin.measures.looking import Look
@@ -18,6 +22,7 @@ from dai_plugin.measures.progress import Progress
 from dai_plugin.measures.results import Measures, hash_of_weights
 from dai_plugin.measures.scores import device_of, scheme_of_versions
 from dai_plugin.measures.series import Family, Series
+from dai_plugin.measures.strengths import Strength
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme
@@ -25,9 +30,16 @@ from dai_plugin.views.schemes import AnyScheme
 logger = logging.getLogger("dai_plugin")
 
 GROUPS = ("layers", "output")
-FAMILIES: Mapping[str, Callable[[], Family]] = {}
-NAMES = (*GROUPS, *FAMILIES)
+MORE: Mapping[str, Callable[[], Family | Similarity]] = {
+    "strength": Strength,
+    "corruptions": Corruptions,
+    "attacks": Attacks,
+    "similarity": Similarity,
+}
+NAMES = (*GROUPS, *MORE)
 
+Asked = str | Family | Similarity
+_OBJECTS = (Family, Similarity)
 Part = Callable[[], dict[str, Tables]]
 
 
@@ -35,7 +47,7 @@ def measure(
     model: nn.Module,
     data: Tensor | Iterable[Any],
     *,
-    measures: str | Family | Sequence[str | Family] = GROUPS,
+    measures: Asked | Sequence[Asked] = GROUPS,
     layers: Layers = "auto",
     scheme: str | AnyScheme = "halved",
     num_transforms: int = 5,
@@ -99,10 +111,13 @@ def measure(
         observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
     if "output" in (groups or GROUPS):
         observers["output"] = OutputMeasures(_penultimate(base))
-    families = [each for each in asked if not isinstance(each, str)]
-    series = [one for family in families for one in family.series(base, seed)]
-    batches = Batches(base, data, mean, std, device or device_of(base), same=True)
+    similar = [each for each in asked if isinstance(each, Similarity)]
+    families = [e for e in asked if not isinstance(e, (str, Similarity))]
+    batches = Batches(base, data, mean, std, device or device_of(base))
     look = Look(model, batches, observers, Progress(progress))
+    series = look.first(_series(families, base, seed))
+    for each in similar:
+        each.check(batches.count, len(names) + 1)
 
     def versions() -> dict[str, Tables]:
         source = Transformations(known, num_transforms, seed)
@@ -111,39 +126,58 @@ def measure(
     def along(one: Series) -> dict[str, Tables]:
         return {one.name: look.along(one)}
 
+    def similarity(one: Similarity) -> dict[str, Tables]:
+        carried = batches.normalization
+        assert carried is not None
+        given = carried.mean, carried.std, device
+        return {"similarity": one.tables(model, data, layers, *given)}
+
     parts: dict[str, Part] = {", ".join(groups): versions} if groups else {}
     parts |= {one.name: partial(along, one) for one in series}
-    look.first()
+    if similar:
+        parts["similarity"] = partial(similarity, *similar)
     tables, missing = _run(parts)
     about = {
         "name": name or type(base).__name__,
-        "model": type(base).__name__,
-        "weights": hash_of_weights(base),
+        **_described(base, batches),
         "layers": names,
-        "images": batches.count,
-        "size": batches.size,
-        "normalization": str(batches.normalization),
         "scheme": str(known),
         "num_transforms": num_transforms,
         "units": units,
         "seed": seed,
-        "versions": _versions(),
         "missing": missing,
     }
     axes = {one.name: one.axis for one in series if one.name in tables}
-    return Measures(tables, about, batches.labels, batches.names, axes)
+    seen = batches.labels, batches.names
+    return Measures(tables, about, *seen, axes, look.pictures())
 
 
-def _asked(measures: str | Family | Sequence[str | Family]) -> list[str | Family]:
+def _asked(measures: Asked | Sequence[Asked]) -> list[Asked]:
     """What was asked for; the name of a family stands for one with its defaults."""
     several = isinstance(measures, Sequence) and not isinstance(measures, str)
     given: list[Any] = list(measures) if several else [measures]  # type: ignore[arg-type]
-    unknown = [each for each in given if isinstance(each, str) and each not in NAMES]
+    unknown = [
+        each
+        for each in given
+        if not (each in NAMES if isinstance(each, str) else isinstance(each, _OBJECTS))
+    ]
     if unknown or not given:
         raise ValueError(
-            f"measures must be some of {', '.join(NAMES)}, got {unknown or given}"
+            f"measures must be some of {', '.join(NAMES)}, or Strength, Corruptions, "
+            f"Attacks, Similarity with settings; got {unknown or given}"
         )
-    return [FAMILIES[each]() if each in FAMILIES else each for each in given]
+    found = [MORE[e]() if isinstance(e, str) and e in MORE else e for e in given]
+    if sum(isinstance(each, Similarity) for each in found) > 1:
+        raise ValueError("similarity is asked for twice; give measures one of each")
+    return found
+
+
+def _series(families: Sequence[Family], base: nn.Module, seed: int) -> list[Series]:
+    found = [one for family in families for one in family.series(base, seed)]
+    names = Counter(one.name for one in found)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{twice[0]} is asked for twice; give measures one of each")
+    return found
 
 
 def _run(parts: Mapping[str, Part]) -> tuple[dict[str, Tables], list[str]]:
@@ -167,6 +201,17 @@ def _penultimate(base: nn.Module) -> list[str]:
         return select_layers(base, "penultimate")
     except ValueError:
         return []
+
+
+def _described(base: nn.Module, batches: Batches) -> dict[str, Any]:
+    return {
+        "model": type(base).__name__,
+        "weights": hash_of_weights(base),
+        "images": batches.count,
+        "size": batches.size,
+        "normalization": str(batches.normalization),
+        "versions": _versions(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -25,6 +25,14 @@ Over = Callable[[Iterator[Batch]], Iterator[Batch]]
 class Source(Protocol):
     """What makes versions of images: transformations, corruptions, attacks."""
 
+    def check(self, batch: Batch) -> None:
+        """Looks, before anything runs, whether it can make versions of such images.
+
+        Raises:
+            ValueError: it cannot.
+            Unfit: it cannot, and is to be left out.
+        """
+
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """Versions of one batch after another, as many of each."""
 

@@ -50,10 +50,11 @@ def invariance_scores(
 
     Args:
         model: any network; it is run in evaluation mode, then put back as it was.
-        data: images `[N, C, H, W]`, or an iterable of batches that can be gone through
-            twice in the same order (a `DataLoader` without shuffling); of a batch, the
-            first 4-D tensor is taken. Float images carry the normalisation of `mean`
-            and `std`; uint8 images are scaled to [0, 1] and normalised by it.
+        data: images `[N, C, H, W]`, or an iterable of batches that gives the same
+            images each time (a `DataLoader` that neither shuffles nor augments); of a
+            batch, the first 4-D tensor with the network's channels is taken. Float
+            images carry the normalisation of `mean` and `std`; uint8 images are scaled
+            to [0, 1] and normalised by it.
         layers: as in `attach`.
         scheme: as in `attach`; "halved" is the paper's protocol.
         num_transforms: random transformations of each image.
@@ -68,8 +69,8 @@ def invariance_scores(
 
     Raises:
         TypeError: `data` can be gone through only once.
-        ValueError: there are no images, `num_transforms < 1`, or the scheme is
-            "given".
+        ValueError: there are no images, other ones in the second pass, images of
+            several sizes or with NaN, `num_transforms < 1`, or the scheme is "given".
         KeyError: a layer does not exist.
     """
     base = unwrap(model)

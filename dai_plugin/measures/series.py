@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -27,6 +27,7 @@ class Series:
     cost: float = 0.0
 
 
+@runtime_checkable
 class Family(Protocol):
     """Series that are asked for together, such as all corruptions."""
 

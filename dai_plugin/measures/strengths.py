@@ -123,6 +123,9 @@ class Strengthened:
     name: str
     values: tuple[float, ...]
 
+    def check(self, batch: Batch) -> None:
+        """Nothing: all images suit."""
+
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """A version of the batch for each value."""
         kind, images = KINDS[self.name], batch.images

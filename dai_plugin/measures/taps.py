@@ -35,7 +35,8 @@ class Taps:
     def run(self, images: Tensor, visit: Visit) -> None:
         """Runs the network; `visit(key, activation)` sees each layer as it fires.
 
-        The key is the layer's name and the number of its call.
+        The key is the layer's name and the number of its call. Float images are given
+        to the network in the dtype of its weights.
         """
         seen: dict[Key, Version] = {}
 
@@ -48,12 +49,19 @@ class Taps:
         hooks = LayerHooks(self.base, self.names)
         hooks.visit = note
         try:
-            self.model(images)
+            self.model(images.to(_dtype(self.base, images)))
         finally:
             hooks.remove()
         if self._watch:  # the first run tells which activations do not last
             self.overwritten = {key for key, v in seen.items() if v.changed()}
             self._watch = False
+
+
+def _dtype(base: nn.Module, images: Tensor) -> torch.dtype:
+    """Dtype of the first of the network's weights that is one of images."""
+    usual = torch.float32, torch.float16, torch.bfloat16, torch.float64
+    dtypes = (p.dtype for p in base.parameters() if p.dtype in usual)
+    return next(dtypes, images.dtype) if images.dtype in usual else images.dtype
 
 
 @contextmanager

@@ -67,6 +67,9 @@ class Transformations:
         """The next batch, transformed in one way after another."""
         return (version.images for version in self._versions(images, normalization))
 
+    def check(self, batch: Batch) -> None:
+        """Nothing: all images suit."""
+
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """The same, with the parameters that were drawn."""
         return self._versions(batch.images, known)
