@@ -57,7 +57,7 @@ def draw_output(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
     rows = output_rows(runs)
     told = {m: SHARES[m] for m in SHARES if any(r["measure"] == m for r in rows)}
     names = [run.name for run in runs]
-    return _draw(rows, "measure", told, names, "mean, with its interval", axes)
+    return _draw(rows, "measure", told, names, "mean and 95 % interval", axes)
 
 
 def corruption_rows(runs: Sequence[Run]) -> list[Row]:

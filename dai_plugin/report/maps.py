@@ -117,7 +117,7 @@ def draw_dynamics(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
 
 def with_metrics(runs: Sequence[Run]) -> list[Run]:
     """The runs whose folders hold layers' losses of a training."""
-    return [run for run in runs if all(_table(folder) for folder in run.folders)]
+    return [run for run in runs if run.folders and all(map(_table, run.folders))]
 
 
 def _draw(
