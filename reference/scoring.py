@@ -12,7 +12,7 @@ from watched import held_out, protocol
 import dai_plugin
 
 MOST = 256  # held-out images: a minute on the CPU, nothing on a GPU
-PACKAGES = ("pandas", "matplotlib", "seaborn")
+PACKAGES = ("pandas", "matplotlib")
 
 
 def show(run: Run) -> None:
@@ -52,7 +52,7 @@ def _scores(run: Run) -> dict[str, Tensor]:
 
 
 def _draw(run: Run, scores: dict[str, Tensor]) -> None:
-    from dai_plugin.report import figures as report
+    from dai_plugin.report import scores as report
 
     frame = report.scores_frame(scores, run.args.model)
     if frame["score"].isna().all():

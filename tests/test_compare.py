@@ -1,126 +1,174 @@
-"""The table of several runs: seeds of a setting are brought together."""
+"""Comparisons fail where a network lost more than allowed, and only there."""
 
-import importlib
-import json
-import subprocess
-import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from conftest import REFERENCE
+import torch
+from measured import made_up
 
-EPOCH = 100  # images
+from dai_plugin.report.bootstrap import difference
+from dai_plugin.report.compare import compare
+from dai_plugin.report.quantities import names, quantity, values
 
 
-def run(folder, accuracies, score=None, views=4, alpha=0.1):
-    """What training leaves of so many epochs."""
-    folder.mkdir()
-    lines = ["epoch,images,rows,task_loss,images_per_second,acc1,test_loss,"
-             "acc1_augmented"]  # fmt: skip
-    for i, accuracy in enumerate(accuracies):
-        seen = EPOCH * (i + 1)
-        lines += [f"{i},{seen},{seen * views},1,8,{accuracy},2,{accuracy - 10}"]
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    arguments = {
-        "batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "num_views": views,
-        "alpha": alpha,
+def shifted(measures, group, measure, by, place="output"):
+    """The same with a table moved by a number."""
+    tables = {g: {m: dict(p) for m, p in t.items()} for g, t in measures.tables.items()}
+    tables[group][measure][place] = tables[group][measure][place].float() + by
+    return replace(measures, tables=tables)
+
+
+def of(comparison, measure):
+    return next(row for row in comparison.rows if row.measure == measure)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_differences_are_those_of_the_tables(seed):
+    """Means, the paired interval, the verdict: computed by hand."""
+    old, new = made_up(seed), made_up(seed + 50)
+    one, two = (
+        m.tables["output"]["consistency"]["output"].double() for m in (old, new)
+    )
+    drop = (one.mean() - two.mean()).item()
+    for allowed in (0.0, abs(drop), abs(drop) / 2):
+        row = of(compare(old, new, {"consistency": allowed}), "consistency")
+        assert row.old == pytest.approx(one.mean().item())
+        assert row.new == pytest.approx(two.mean().item())
+        assert row.failed == (drop > allowed + 1e-9)
+        expected = difference(two.mean(1).numpy(), one.mean(1).numpy())
+        found = (row.change.mean, row.change.low, row.change.high)
+        assert found == pytest.approx(tuple(map(float, expected)))
+
+
+def test_a_drop_of_as_much_as_allowed_passes():
+    """0.90 - 0.88 is 0.02, whatever the last bit says."""
+    old = made_up(images=100)
+    hits = [torch.arange(100) < many for many in (90, 88, 87)]
+    good, same, less = (
+        replace(old, tables={"output": {"accuracy": {"output": hit}}}) for hit in hits
+    )
+    assert not compare(good, same, {"accuracy": 0.02}).failed
+    assert compare(good, less, {"accuracy": 0.02}).failed
+    assert not compare(less, good, {"accuracy": 0.0}).failed
+
+
+def test_of_errors_a_rise_is_the_loss():
+    """A lower calibration error passes, a higher one fails."""
+    old = made_up()
+    for by, failed in ((0.1, True), (-0.05, False), (0.04, False)):
+        new = shifted(old, "output", "calibration_error", by)
+        assert compare(old, new, {"calibration_error": 0.05}).failed == failed
+
+
+def test_nan_fails():
+    """In the new network; a value of the old one that is NaN is no limit either."""
+    old = made_up()
+    new = shifted(old, "output", "accuracy", torch.nan)
+    found = compare(old, new, {"accuracy": 1.0})
+    assert found.failed
+    assert "failed: accuracy" in found.text()
+    layer = shifted(old, "layers", "score", torch.nan, "relu2")
+    assert compare(old, layer, {"score": 1.0}).failed
+    assert not compare(old, layer, {"score:relu1": 1.0}).failed
+
+
+def test_names_mean_what_they_say():
+    """Each name against the tables themselves."""
+    found = made_up(3)
+    tables = found.tables
+    kinds = [t["score"] for g, t in tables.items() if g.startswith("corruptions:")]
+    layers = ("relu1", "relu2", "relu3")
+
+    def mean(group, measure, place="output", at=slice(None)):
+        return tables[group][measure][place][..., at].double().mean()
+
+    expected = {
+        "accuracy": mean("output", "accuracy"),
+        "score": sum(mean("layers", "score", n) for n in layers) / 3,
+        "score:input": mean("layers", "score", "input"),
+        "strength:rotation/consistency": mean("strength:rotation", "consistency"),
+        "strength:rotation/consistency@-20": mean(
+            "strength:rotation", "consistency", at=1
+        ),
+        "strength:zoom/score:relu2": mean("strength:zoom", "score", "relu2"),
+        "attacks:pgd/accuracy_transformed@8": mean(
+            "attacks:pgd", "accuracy_transformed", at=2
+        ),
+        "corruptions/score": sum(t[n].mean() for t in kinds for n in layers) / 9,
     }
-    (folder / "run.json").write_text(
-        json.dumps({"arguments": arguments, "processes": 1})
-    )
-    if score is not None:
-        layers = {"input": {"50%": 0.5}, "features.1": {"50%": score}}
-        (folder / "summary.json").write_text(json.dumps({folder.name: layers}))
-    return folder
+    for name, right in expected.items():
+        got = values(found, quantity(name, found))
+        assert np.mean(got) == pytest.approx(float(right), rel=1e-6), name
+    for name in names(found):
+        assert np.isfinite(values(found, quantity(name, found))).all()
 
 
-@pytest.fixture
-def compare(monkeypatch):
-    monkeypatch.syspath_prepend(str(REFERENCE))
-    return importlib.import_module("compare")
+UNKNOWN = [
+    "consistenc",
+    "predictions",
+    "score:relu9",
+    "strength:rotation/consistency@21",
+    "strength:shear/consistency",
+    "strength/consistency@0.8",
+    "similarity/cka",
+    "consistency@1",
+    "/",
+    "",
+]
 
 
-@pytest.fixture
-def folders(tmp_path):
-    return [
-        run(tmp_path / "baseline-0", [10, 60], 0.2, alpha=0),
-        run(tmp_path / "baseline-1", [70, 62], 0.4, alpha=0),
-        run(tmp_path / "method-0", [10, 58], 0.9),
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_names_list_what_there_is(name):
+    """All measures and layers."""
+    found = made_up()
+    with pytest.raises(ValueError, match="no measure") as caught:
+        compare(found, found, {name: 0.1})
+    told = str(caught.value)
+    for known in (repr(name), "consistency_all", "attacks:pgd", "relu3", "@VALUE"):
+        assert known in told
+
+
+def test_other_images_or_versions_are_refused():
+    """Both are named, and what differs."""
+    old, new = made_up(name="before"), made_up(1, name="after")
+    for key, value in (("data", "e" * 16), ("scheme", "heavier"), ("seed", 1),
+                       ("num_transforms", 7)):  # fmt: skip
+        other = replace(new, about={**new.about, key: value})
+        with pytest.raises(
+            ValueError, match=rf"before \(old\) and after.*{key} differ"
+        ):
+            compare(old, other, {})
+    axis = replace(new.axes["attacks:pgd"], values=(1.0, 2.0, 3.0))
+    other = replace(new, axes={**new.axes, "attacks:pgd": axis})
+    with pytest.raises(ValueError, match="values of attacks:pgd differ"):
+        compare(old, other, {})
+
+
+@pytest.mark.parametrize("limit", [-0.1, float("nan"), float("inf")])
+def test_limits_are_numbers_of_0_or_more(limit):
+    """Others are named."""
+    found = made_up()
+    with pytest.raises(ValueError, match=r"accuracy may lose .* 0 or more"):
+        compare(found, found, {"accuracy": limit})
+
+
+def test_means_over_other_series_are_refused():
+    """A mean over three corruptions is none over two."""
+    old, new = made_up(), made_up(corruptions=("fog", "snow"))
+    with pytest.raises(ValueError, match="corruptions/score is the mean over"):
+        compare(old, new, {"corruptions/score": 0.1})
+
+
+def test_the_table_is_short_and_aligned():
+    """A line a measure; without limits all of layers and output, and no verdict."""
+    old, new = made_up(name="before"), made_up(1, name="after")
+    lines = compare(old, new, {}).text().splitlines()
+    assert lines[0] == "before -> after"
+    assert [line.split()[0] for line in lines[2:-1]] == [
+        n for n in names(old) if "/" not in n
     ]
-
-
-def read(compare, folders):
-    """Cells by the head of their line."""
-    lines = [line.strip("| ").split(" | ") for line in compare.table(folders)]
-    return {line[0]: line[1:] for line in lines[2:]}
-
-
-@pytest.mark.parametrize(
-    ("flags", "kind"),
-    [
-        ({"num_views": 1, "alpha": 0.1}, "plain loop"),
-        ({"num_views": 1, "alpha": 0.1, "term": "class"}, "method"),
-        ({"num_views": 1, "alpha": 0, "term": "class"}, "plain loop"),
-        ({"num_views": 1, "alpha": 0.1, "beta": 0.1}, "method"),
-        ({"num_views": 2, "alpha": 0.1, "term": "jsd"}, "method"),
-        ({"num_views": 2, "alpha": 0}, "baseline"),
-    ],
-)
-def test_what_a_run_is(compare, flags, kind):
-    """By the terms that it is trained with."""
-    assert compare.kind(compare.Finished([], {"arguments": flags}, {})) == kind
-
-
-def test_mean_and_deviation_over_seeds(compare, folders):
-    """Of the last epoch; a setting with one seed has no deviation."""
-    first, *_ = compare.table(folders)
-    assert first == "| | baseline (n = 2) | method (n = 1) |"
-    cells = read(compare, folders)
-    assert cells["training"] == ["baseline", "method"]
-    assert cells["accuracy, %"] == ["61 ± 1.4", "58"]
-    assert cells["accuracy on augmented images, %"] == ["51 ± 1.4", "48"]
-    assert cells["best accuracy, %"] == ["65 ± 7.1", "58"]
-    assert cells["epoch of the best"] == ["0.5 ± 0.71", "1"]
-    assert cells["seconds a step"] == ["1 ± 0", "1"]
-    assert cells["rows a step"] == ["32 ± 0", "32"]
-    assert cells["test loss"] == ["2 ± 0", "2"]
-    assert cells["median score, layer 1 (`features.1`)"] == ["0.3 ± 0.14", "0.9"]
-
-
-def test_the_plain_loop_at_equal_images_and_at_equal_rows(compare, folders, tmp_path):
-    """Of one view: eight epochs have the rows of two, and two have their images."""
-    plain = run(tmp_path / "plain-0", range(20, 100, 10), views=1)
-    cells = read(compare, [plain, *folders])
-    assert cells["training"] == ["plain loop", "baseline", "method"]
-    assert cells["accuracy, %"][0] == "90"
-    assert cells["accuracy at 200 images, %"] == ["30", "61 ± 1.4", "58"]
-    assert cells["accuracy at 800 rows, %"] == ["90", "61 ± 1.4", "58"]
-    assert cells["rows in all"] == ["800", "800 ± 0", "800"]
-
-
-def test_an_epoch_that_takes_more_than_the_others_have_had(compare, folders, tmp_path):
-    """A short plain run: nothing of the others is as cheap."""
-    plain = run(tmp_path / "plain-0", [20, 40, 50], views=1)
-    cells = read(compare, [plain, *folders])
-    assert cells["accuracy at 300 rows, %"] == ["50", "-", "-"]
-
-
-def test_runs_that_differ_in_what_they_hold(compare, folders):
-    """A score that one of them lacks is the mean of the others', or a dash."""
-    for folder in folders[1:]:
-        (folder / "summary.json").unlink()
-    cells = read(compare, folders)
-    assert cells["median score, layer 1 (`features.1`)"] == ["0.2", "-"]
-    assert cells["accuracy, %"] == ["61 ± 1.4", "58"]
-
-
-def test_a_folder_without_a_run(tmp_path):
-    """Said in one line."""
-    command = [sys.executable, str(REFERENCE / "compare.py"), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr == (
-        f"compare.py: error: {tmp_path} holds no run to compare: metrics.csv is "
-        "missing\n"
-    )
+    assert lines[-1] == "nothing was limited"
+    told = compare(old, new, {"accuracy": 1, "consistency": 1}).text().splitlines()
+    assert told[-1] == "passed: 2 of 2"
+    assert [line.split()[-1] for line in told[2:4]] == ["ok", "ok"]

@@ -1,0 +1,290 @@
+"""The page says what was measured, in one file, whatever names hold."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from measured import GROUPS
+from pages import NASTY, full, pages_of
+
+import dai_plugin.report.page
+from dai_plugin.report.page import write_page
+from dai_plugin.report.quantities import Quantity, differences, estimates
+from dai_plugin.report.runs import Run
+from dai_plugin.report.summary import beside
+from dai_plugin.report.thumbnails import data_uri
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Elements, their attributes and text; whether all of them are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text, self.source = [], [], [], text
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+def page_of(runs, folder, formats=("png",)):
+    return Page(write_page(runs, folder, formats)[0].read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two runs of two seeds, and their page."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = pages_of(["before", "after"], seeds=2, named="x")
+    return runs, page_of(runs, folder, ("png", "svg", "pdf")), folder
+
+
+def test_the_page_holds_a_section_for_each_group(two):
+    """All elements are closed, and every link leads somewhere."""
+    _, page, folder = two
+    assert not page.open
+    anchors = [each["id"] for each in page.all("section")]
+    assert anchors == ["run", "layers", "output", "strength", "corruptions", "attacks",
+                       "pictures", "similarity"]  # fmt: skip
+    for link in page.all("a"):
+        target = link["href"]
+        assert (
+            target[1:] in anchors if target[0] == "#" else (folder / target).is_file()
+        )
+    for words in ("n = 2 seeds", "confidence is from accuracy", "each with the same"):
+        assert words in page.words
+
+
+def test_nothing_comes_from_elsewhere(two):
+    """No address but those of XML's names, and no resource but data."""
+    _, page, _ = two
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            value = attributes.get(name) or "#"
+            assert re.match(r"#|data:|[\w-]+\.(png|svg|pdf|csv|json)$", value), value
+    assert "@import" not in page.source
+    found = set(re.findall(r"https?://[^\"' <]+", page.source))
+    assert found <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_ids_are_of_one_element_each(two):
+    """Figures beside each other share no ids, and refer to their own."""
+    _, page, _ = two
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", page.source)
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_each_figure_has_its_files(two):
+    """Pictures as asked for; CSV and JSON hold the same numbers."""
+    _, _, folder = two
+    stems = {path.stem for path in folder.glob("*.json")}
+    assert {"scores", "output", "strength-rotation", "attacks-eps"} <= stems
+    for stem in stems:
+        for kind in ("png", "svg", "pdf", "csv"):
+            assert (folder / f"{stem}.{kind}").stat().st_size
+        rows = json.loads((folder / f"{stem}.json").read_text())
+        with (folder / f"{stem}.csv").open(newline="", encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
+        assert len(rows) == len(table) > 0
+        for row, line in zip(rows, table, strict=True):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    assert float(line[name]) == value
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_was_not_measured_is_not_shown(tmp_path, group):
+    """One group alone makes its section alone."""
+    runs = pages_of(["net"], groups=(group,), named="x")
+    runs[0].seeds[0] = replace(runs[0].seeds[0], pictures={}, tables={
+        name: tables for name, tables in runs[0].seeds[0].tables.items()
+        if name.split(":")[0] == group
+    })  # fmt: skip
+    page = page_of(runs, tmp_path)
+    assert [each["id"] for each in page.all("section")] == ["run", group]
+
+
+def test_text_of_users_is_text(tmp_path):
+    """Tags, quotes, templates, 200 characters, other scripts: as they are, escaped."""
+    long = NASTY + "x" * 200
+    runs = [
+        Run(
+            name, [full(i, name=name, layers=(f"a{name}", "b"), named=name)], [tmp_path]
+        )
+        for i, name in enumerate((NASTY, long))
+    ]
+    page = page_of(runs, tmp_path / "page")
+    assert not page.open
+    assert len(page.all("script")) == 1
+    assert " ".join(NASTY.split()) in page.words
+    assert "x" * 200 in page.words
+    assert page.source.count("<script") == 1
+    assert "alert(" not in page.source.split("<script>")[1].split("</script>")[0]
+    names = [a.get("data-row") for a in page.all("tr") if a.get("data-row")]
+    assert f"a{NASTY}" in names
+
+
+def test_what_is_missing_is_said_at_the_top(tmp_path):
+    """By network and folder, before the first section."""
+    runs = pages_of(["net"], groups=("layers", "output"), named="x")
+    seed = runs[0].seeds[0]
+    about = {**seed.about, "missing": ["attacks:pgd", "similarity"]}
+    runs[0].seeds[0] = replace(seed, about=about)
+    page = page_of(runs, tmp_path)
+    told = page.words.split("What was run")[0]
+    assert "Missing: net, runs/0-0: attacks:pgd, similarity" in told
+    assert (
+        "Missing:" not in page_of(pages_of(["net"], groups=("output",)), tmp_path).words
+    )
+
+
+def test_nan_is_a_dash(tmp_path):
+    """No "nan" anywhere, not in the numbers beside the page either."""
+    runs = pages_of(["net"], groups=("layers", "output"), named="x")
+    runs[0].seeds[0].tables["layers"]["score"]["relu2"].fill_(torch.nan)
+    page = page_of(runs, tmp_path)
+    assert not re.search(r"\bnan\b", page.words)
+    (row,) = re.findall(r'data-row="relu2".*?</tr>', page.source, re.DOTALL)
+    assert re.search(r"<td[^>]*>-</td>", row)
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert any(row["median"] is None for row in rows)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_numbers_are_those_of_the_tables(seeds):
+    """Means, spread over seeds, differences to the first."""
+    first, run = pages_of(["a", "b"], seeds=seeds, named="x")
+    asked = Quantity(("output",), "consistency", ("output",))
+    found = beside("", "", [first, run], {"consistency": asked}).rows[0].cells
+    means = [
+        [s.tables["output"]["consistency"]["output"].double().mean() for s in r.seeds]
+        for r in (first, run)
+    ]
+    expected = [
+        np.mean(means[0]),
+        np.mean(means[1]),
+        np.mean(means[1]) - np.mean(means[0]),
+    ]
+    assert [cell.key for cell in found] == pytest.approx(expected)
+    (estimate,) = estimates(run, [asked])
+    spread = np.std(means[1], ddof=1) if seeds > 1 else np.nan
+    assert estimate.spread == pytest.approx(spread, nan_ok=True)
+    (gain,) = differences(run, first, [asked])
+    assert gain.low <= expected[2] <= gain.high
+    assert ("±" in found[0].note) == (seeds > 1)
+
+
+def test_equal_networks_differ_by_nothing():
+    """The interval of a network less itself is the point 0."""
+    first, run = pages_of(["a"]) + pages_of(["a"])
+    for gain in differences(
+        run, first, [Quantity(("output",), "consistency", ("output",))]
+    ):
+        assert (gain.mean, gain.low, gain.high, gain.apart) == (0, 0, 0, False)
+
+
+def test_layers_that_one_network_lacks_are_unknown(tmp_path):
+    """Rows of both networks' layers; a dash where there is nothing."""
+    few = {"groups": ("layers", "strength"), "named": "x"}
+    runs = pages_of(["a"], layers=("one", "two"), **few)
+    runs += pages_of(["b"], layers=("two", "three"), **few)
+    page = page_of(runs, tmp_path)
+    for layer, count in (("one", 2), ("two", 0), ("three", 2)):
+        rows = re.findall(rf'data-row="{layer}".*?</tr>', page.source, re.DOTALL)
+        assert len(re.findall(r"<td[^>]*>-</td>", rows[0])) == count
+
+
+def test_pages_without_labels(tmp_path):
+    """What needs none is shown."""
+    groups = ("output", "corruptions", "attacks")
+    runs = pages_of(["a", "b"], labels=False, groups=groups, named="x")
+    page = page_of(runs, tmp_path)
+    assert "consistency" in page.words
+    assert '"accuracy' not in (tmp_path / "output.json").read_text()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_thumbnails_are_the_pixels(channels):
+    """A PNG without loss; of other channels their mean."""
+    import base64
+    from io import BytesIO
+
+    from PIL import Image
+
+    pixels = torch.randint(256, (channels, 5, 7), dtype=torch.uint8)
+    content = base64.b64decode(data_uri(pixels).removeprefix("data:image/png;base64,"))
+    found = torch.from_numpy(np.array(Image.open(BytesIO(content))))
+    if channels == 4:
+        pixels = pixels.float().mean(0, keepdim=True).round().byte()
+    expected = pixels.permute(1, 2, 0)
+    assert found.reshape(expected.shape).equal(expected)
+
+
+def test_two_runs_of_fifty_layers_stay_small(tmp_path):
+    """Less than 5 MB, with 48 pairs of pictures each."""
+    kinds = {"layers": [f"layer{i}.relu" for i in range(50)], "images": 30}
+    runs = pages_of(["a", "b"], named="x", side=96, **kinds)
+    for run in runs:  # photographs compress, noise does not
+        for shown in run.seeds[0].pictures.values():
+            shown.pixels.copy_(shown.pixels[..., :1, :1] // 2 + shown.pixels // 64)
+    page, *_ = write_page(runs, tmp_path)
+    assert page.stat().st_size < 5_000_000
+
+
+def test_a_page_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    """Nothing half-written."""
+    runs = pages_of(["a"], groups=("layers",), named="x")
+    before = write_page(runs, tmp_path)[0].read_bytes()
+    monkeypatch.setattr(dai_plugin.report.page, "sections", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_page(runs, tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_runs_and_formats_are_asked_for(tmp_path):
+    """None and unknown ones are refused, before anything is written."""
+    with pytest.raises(ValueError, match="no runs to report on"):
+        write_page([], tmp_path)
+    with pytest.raises(ValueError, match="figures are written as png, svg, pdf"):
+        write_page(pages_of(["a"]), tmp_path, ("gif",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_template_is_in_the_wheel():
+    """Page, style and script lie beside the module, which hatchling takes whole."""
+    import importlib.resources
+
+    files = importlib.resources.files("dai_plugin.report")
+    for name in ("page.html.j2", "page.css", "page.js"):
+        assert files.joinpath(name).is_file()
