@@ -16,6 +16,7 @@ from dai_plugin.measures.measure import measure
 from dai_plugin.measures.results import Measures
 from dai_plugin.measures.scores import invariance_scores
 from dai_plugin.measures.strengths import Strength
+from dai_plugin.measures.watch import Watch
 from dai_plugin.settings import Settings
 from dai_plugin.training.attachment import Attachment, attach, attached
 from dai_plugin.training.check import Check, check
@@ -42,6 +43,7 @@ __all__ = [
     "Strength",
     "Term",
     "TrivialAugment",
+    "Watch",
     "attach",
     "attached",
     "check",

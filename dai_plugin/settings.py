@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Protocol, Self, TypedDict
+
+from torch import nn
 
 from dai_plugin import schedules
 from dai_plugin.layers import Layers
@@ -25,10 +27,24 @@ from dai_plugin.views.schemes import (
     from_plain,
     plain,
 )
+from dai_plugin.views.statistics import Normalization
 from dai_plugin.views.targets import KINDS, Kind
 
 Schedule = Callable[[int], float]
 When = Literal["training", "grad"]
+
+
+class Watching(Protocol):
+    """Who looks at a network while it is trained: `dai_plugin.Watch`."""
+
+    @property
+    def every(self) -> int:
+        """Training forwards from one look to the next."""
+
+    def look(
+        self, model: nn.Module, known: Normalization
+    ) -> tuple[Any, dict[str, dict[str, float]]]:
+        """All that was found, and its numbers by measure and place."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,8 @@ class Settings:
             lies outside the image, and of images that class-wise terms leave out; None
             asks the criterion, else takes -100, for masks only if the criterion is
             seen to ignore it.
+        watch: a `dai_plugin.Watch`, which measures the network every so many training
+            forwards and changes nothing. It holds images and is no part of the JSON.
 
     Raises:
         TypeError: a setting is of a wrong type.
@@ -116,6 +134,7 @@ class Settings:
     loss: str | int = "loss"
     targets: Kind | None = None
     ignore_index: int | None = None
+    watch: Watching | None = None
 
     def __post_init__(self) -> None:
         self._count("num_views")
@@ -141,6 +160,11 @@ class Settings:
             not isinstance(index, int) or isinstance(index, bool)
         ):
             raise TypeError(f"ignore_index must be an int or None, got {index!r}")
+        if self.watch is not None and not hasattr(self.watch, "look"):
+            raise TypeError(
+                f"watch must be a dai_plugin.Watch, got {self.watch!r:.80}: "
+                "Watch(images) holds the images that it looks at"
+            )
         local = [each.name for each in self.terms if each.weight and not each.additive]
         if self.sync and local:
             raise ValueError(
@@ -275,12 +299,15 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """The settings as plain numbers, words and lists.
 
+        All but `watch`, which has no part in what is trained.
+
         Raises:
             TypeError: a callable or a class, which JSON cannot hold, is among them.
         """
         return {
             field.name: _plain(field.name, getattr(self, field.name))
             for field in dataclasses.fields(self)
+            if field.name != "watch"
         }
 
     @classmethod
@@ -314,6 +341,7 @@ class Keywords(TypedDict, total=False):
     loss: str | int
     targets: Kind | None
     ignore_index: int | None
+    watch: Watching | None
 
 
 def shows_settings(**defaults: Any) -> Callable[[Any], Any]:

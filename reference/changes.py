@@ -39,6 +39,7 @@ UNTOLD = {
     "checkpoint_freq",
     "print_freq",
     "report_to",
+    "watch",
     "workers",
     "timeout",
     "cache_dataset",

@@ -1,8 +1,8 @@
 """Files that are whole at any time, and tell when they are not.
 
-Each is written beside its place and moved there once it is on the disk: whoever kills
-the run meanwhile, or fills the disk, leaves the file of before. What torch writes is a
-ZIP archive; the comment at its end is used for the SHA-256 of all bytes before it.
+Whoever kills the run while one is written, or fills the disk, leaves that of before.
+What torch writes is a ZIP archive; the comment at its end is used for the SHA-256 of
+all bytes before it.
 """
 
 import hashlib
@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import torch
 
+from dai_plugin import files
+
 ARCHIVE = b"PK\x03\x04"  # how a ZIP archive begins
 LABEL = b"sha256:"
 SEAL = len(LABEL) + 2 * hashlib.sha256().digest_size
@@ -27,15 +29,9 @@ def write(path: Path, put: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    partial = _beside(path)
     try:
-        with partial.open("w+b") as file:
-            put(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        files.write(path, put)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         # torch's writer raises its own error after the system's.
         cause = error if isinstance(error, OSError) else error.__context__ or error
         raise OSError(

@@ -44,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "clip_grad_norm",
             "start_epoch",
             "checkpoint_freq",
+            "watch",
         ),
         (0, INF),
     ),
@@ -103,6 +104,8 @@ def check(args: argparse.Namespace) -> None:
             f"--auto-augment augmix warps tensors, and torchvision does that with "
             f"--interpolation {' or '.join(WARPS)} alone, not {args.interpolation}"
         )
+    if args.watch == 1:
+        raise ValueError("--watch 1: measures compare images, give 2 or more, or 0")
     if args.lr_scheduler == "multisteplr" and not args.lr_milestones:
         raise ValueError("--lr-scheduler multisteplr needs --lr-milestones")
     if args.start_epoch and args.start_epoch >= args.epochs:

@@ -147,6 +147,8 @@ def _run(add: Add) -> None:
     add("--checkpoint-freq", default=0, type=int, help="save every N optimizer steps")
     add("--test-only", action="store_true")
     add("--print-freq", default=10, type=int)
+    same = "measure so many held-out images after each epoch, docs/runs.md; 0: none"
+    add("--watch", default=0, type=int, help=same)
     trackers = ["none", "tensorboard", "wandb", "all"]
     add("--report-to", default="none", choices=trackers)
 

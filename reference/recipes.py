@@ -30,16 +30,21 @@ _COMMON: dict[str, Any] = {
 _CIFAR10 = {**_COMMON, "dataset": "cifar10"}
 _TINY_IMAGENET = {**_COMMON, "dataset": "tinyimagenet", "translation": 0.0}
 
+_ALLCNN: dict[str, Any] = {
+    **_CIFAR10,
+    "model": "allcnn",
+    "epochs": 350,
+    "batch_size": 16,  # N = 128
+    "lr": 0.01,
+    "lr_milestones": [300, 325],
+    "lr_gamma": 0.1,
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
-    "allcnn-cifar10": {
-        **_CIFAR10,
-        "model": "allcnn",
-        "epochs": 350,
-        "batch_size": 16,  # N = 128
-        "lr": 0.01,
-        "lr_milestones": [300, 325],
-        "lr_gamma": 0.1,
-    },
+    "allcnn-cifar10": _ALLCNN,
+    # Invariance alone: the task loss has weight 0, and no label is used. What the
+    # features are good for is asked afterwards, by probe.py.
+    "allcnn-cifar10-invariance": {**_ALLCNN, "alpha": 1.0, "watch": 256},
     "wrn-cifar10": {
         **_CIFAR10,
         "model": "wrn28_10",

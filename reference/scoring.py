@@ -1,14 +1,13 @@
 """The invariance scores of a trained network, as a picture for the trackers."""
 
-import dataclasses
 from importlib.util import find_spec
 
 import numpy as np
-import torch
 from faults import on_first
 from PIL import Image
 from run import Run
 from torch import Tensor
+from watched import held_out, protocol
 
 import dai_plugin
 
@@ -39,19 +38,13 @@ def _missing() -> list[str]:
 
 
 def _scores(run: Run) -> dict[str, Tensor]:
-    whole = run.accelerator.unwrap_model(run.model)
-    preset, test = run.images.preset, run.images.test
-    count = len(test)
-    # Evenly over the data set: an image folder is in the order of its classes.
-    places = torch.linspace(0, count - 1, min(count, MOST)).long().tolist()
-    scheme = dai_plugin.views.schemes.find_scheme("halved")
-    if run.args.flip is not None:
-        scheme = dataclasses.replace(scheme, flip=run.args.flip)
+    whole, preset = run.accelerator.unwrap_model(run.model), run.images.preset
+    images, _ = held_out(run, MOST)
     return dai_plugin.invariance_scores(
         run.average.module if run.average else whole,
-        torch.stack([test[i][0] for i in places]),
+        images,
         layers=run.attachment.layers,
-        scheme=scheme,
+        scheme=protocol(run),
         mean=preset.mean,
         std=preset.std,
         seed=run.args.seed,

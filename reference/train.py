@@ -26,6 +26,7 @@ import output
 import recording
 import scoring
 import torch
+import watched
 from accelerate import Accelerator
 from evaluation import test
 from faults import Interrupted, guarded, on_first
@@ -84,11 +85,13 @@ def train(run: Run) -> None:
         run.say(f"{progress.epoch} epochs are done: --epochs asks no more")
     elif progress.epoch or progress.step:
         run.say(f"goes on in epoch {progress.epoch}, batch {progress.step}")
+    if progress.epoch < run.args.epochs:
+        watched.columns(run)  # what cannot be measured is told before an epoch is spent
     while progress.epoch < run.args.epochs:
         if progress.row is None:
             progress.row = train_epoch(run)
             run.scheduler.step()
-        row = progress.row | test(run)
+        row = progress.row | test(run) | watched.columns(run)
         progress.finish(row)
         on_first(recording.write_results, run)
         recording.track(run, row)

@@ -116,12 +116,14 @@ def test_commands_of_its_documentation(parse, command):
 def documented():
     """Command lines of reference/README.md, with what the shell puts into them."""
     text = (REFERENCE / "README.md").read_text()
-    common = re.search(r'^common="(.*)"$', text, flags=re.MULTILINE)[1]
-    found = re.findall(r"reference/train\.py (.*)$", text, flags=re.MULTILINE)
-    return [c.replace("$common", common).replace("$alpha", "0.1") for c in found]
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+        common = re.search(r'^common="(.*)"$', block, flags=re.MULTILINE)
+        for found in re.findall(r"reference/train\.py (.*)$", block, re.MULTILINE):
+            command = found.replace("$common", common[1]) if common else found
+            yield command.replace("$alpha", "0.1")
 
 
-@pytest.mark.parametrize("command", documented())
+@pytest.mark.parametrize("command", list(documented()))
 def test_commands_of_our_documentation(parse, command):
     """Every flag in them exists."""
     assert parse(shlex.split(command.replace("$seed", "1"))).epochs < 400

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -145,6 +146,10 @@ def test_scripts_need_trust_and_programs_are_refused(tmp_path):
         with pytest.raises(ValueError, match=r"TorchScript, a program: .*--trust"):
             load_model(str(tmp_path / "script.pt"))
         script = load_model(str(tmp_path / "script.pt"), trust=True).model
+        with zipfile.ZipFile(tmp_path / "broken.pt", "w") as archive:
+            archive.writestr("broken/constants.pkl", b"")
+        with pytest.raises(ValueError, match=r"broken.pt cannot be loaded \(RuntimeE"):
+            load_model(str(tmp_path / "broken.pt"), trust=True)
     assert torch.equal(script(torch.ones(2, 3, 8, 8)), net(torch.ones(2, 3, 8, 8)))
     program = torch.export.export(net, (torch.rand(2, 3, 8, 8),))
     torch.export.save(program, tmp_path / "program.pt2")

@@ -10,7 +10,7 @@ from conftest import SmallNet
 from torch import nn
 
 import dai_plugin
-from dai_plugin.cli import main as cli
+from dai_plugin.cli.parser import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -63,7 +63,7 @@ def test_snippets_of_the_pages_run(page, loader, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", commands("dai-plugin"))
 def test_commands_parse(line):
     """Every flag of the command line in the README exists."""
-    cli._parser().parse_args(shlex.split(line)[1:])
+    parser().parse_args(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize(

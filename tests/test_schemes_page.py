@@ -9,7 +9,7 @@ from conftest import SmallNet
 from torch import nn
 
 import dai_plugin
-from dai_plugin.cli import main as cli
+from dai_plugin.cli.parser import parser
 from dai_plugin.views.named import NAMED
 from dai_plugin.views.schemes import _WORDS, Scheme, find_scheme
 
@@ -50,5 +50,5 @@ def test_commands_parse(monkeypatch):
     import train
 
     score, script = "".join(blocks("bash")).splitlines()
-    cli._parser().parse_args(shlex.split(score)[1:])
+    parser().parse_args(shlex.split(score)[1:])
     train.parse(shlex.split(script.split("train.py", 1)[1]))

@@ -114,7 +114,7 @@ def test_the_command_scores_under_it(file, pictures, tmp_path, scheme, net, caps
     assert not main(
         ["score", "--model", str(tmp_path / "net.pt"), "--data", str(pictures),
          "--resize", "24", "--crop", "24", "--workers", "0", "--output",
-         str(tmp_path / "out"), "--scheme", scheme.format(file=file)]
+         str(tmp_path / "out"), "--trust", "--scheme", scheme.format(file=file)]
     )  # fmt: skip
     assert "scheme: " in capsys.readouterr().out
     frame = pd.read_csv(tmp_path / "out" / "scores.csv")

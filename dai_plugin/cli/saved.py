@@ -61,13 +61,12 @@ def from_saved(path: Path, key: str | None, trust: bool) -> Loaded:
         )
     if archive == SCRIPT:
         expect_trust(path, trust, "TorchScript, a program")
-        return configured(torch.jit.load(path, map_location="cpu"), path.stem)  # type: ignore[no-untyped-call]
     if any(".quantized." in name for name in names_in(path)):
         raise ValueError(
             f"{path} holds a quantised network: measures need activations of floating "
             "point; give it as it was before quantisation"
         )
-    content = _opened_by_running(path) if trust else open_checkpoint(path)
+    content = _opened_by_running(path, archive) if trust else open_checkpoint(path)
     found = networks_in(content)
     if not found:
         raise ValueError(
@@ -94,10 +93,12 @@ def expect_trust(path: Path, trust: bool, what: str) -> None:
         )
 
 
-def _opened_by_running(path: Path) -> Any:
+def _opened_by_running(path: Path, archive: str) -> Any:
     if path.suffix == SAFETENSORS:  # of which nothing runs
         return open_checkpoint(path)
     try:
+        if archive == SCRIPT:
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return torch.load(path, map_location="cpu", weights_only=False)
     # Its classes may be missing, and their code may fail in any way.
     except Exception as error:

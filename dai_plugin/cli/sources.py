@@ -2,14 +2,20 @@
 
 import dataclasses
 import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dai_plugin.views.schemes import AnyScheme, Given, find_scheme
 
 
 def from_file(path: Path, name: str, wanted: str) -> Any:
-    """The object of that name in a file, which is run.
+    """The object of that name in a file, which is run as Python runs a script.
+
+    Files beside it can be imported, and what it defines can be pickled.
 
     Args:
         path: of the file.
@@ -21,16 +27,12 @@ def from_file(path: Path, name: str, wanted: str) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"the file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _run(path)
     if not hasattr(module, name):
         own = [
             key
             for key, value in vars(module).items()
-            if getattr(value, "__module__", None) == path.stem
+            if getattr(value, "__module__", None) == module.__name__
         ]
         raise ValueError(
             f"{path} has no function {name!r}, it holds {', '.join(own) or 'none'}; "
@@ -82,3 +84,44 @@ def with_values(scheme: AnyScheme, **values: Any) -> AnyScheme:
             f"the scheme {scheme} has no {' and no '.join(sorted(missing))} to change"
         )
     return dataclasses.replace(scheme, **given) if given else scheme  # type: ignore[type-var]
+
+
+def _run(path: Path) -> ModuleType:
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickle look for it
+    try:
+        with _neighbours(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _module_name(path: Path) -> str:
+    """The file's own, unless it is that of something else: no module is replaced."""
+    known = sys.modules.get(path.stem)
+    file = getattr(known, "__file__", None)
+    if known is None or (file and Path(file).resolve() == path.resolve()):
+        return path.stem
+    return f"{path.stem} of {path.resolve().parent}"
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """Files of the folder are found before all others, and after all others later.
+
+    Later is when a function of the file is called: then nothing of ours that is still
+    to be imported gives way to a file of the same name.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

@@ -103,7 +103,7 @@ def _asked(start: str, key: str | None, prefix: str | None) -> bool:
 def _documented(starts: Sequence[str], key: str | None) -> list[str]:
     """Of starts with different weights, those that are meant without further words."""
     if key:
-        return [start for start in starts if start == key.strip(".")]
+        return []
     return [start for start in starts if start.split(".")[0] in DOCUMENTED]
 
 

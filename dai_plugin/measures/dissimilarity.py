@@ -20,7 +20,7 @@ from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batches
 from dai_plugin.measures.passes import PIXELS
-from dai_plugin.measures.taps import Taps, evaluation
+from dai_plugin.measures.taps import Taps
 from dai_plugin.views.normalization import Statistics
 
 logger = logging.getLogger("dai_plugin")
@@ -92,7 +92,7 @@ def matrices_of(
 ) -> dict[str, dict[str, Tensor]]:
     """The matrices of `dissimilarity_matrices` by metric, from the same runs."""
     strips: dict[tuple[str, str], list[Tensor]] = {}
-    with evaluation(taps.model):
+    with taps.looking():
         for key, strip in _strips(batches, taps, metrics):
             strips.setdefault(key, []).append(strip)
     if batches.count < 3:

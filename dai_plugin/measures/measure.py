@@ -208,6 +208,7 @@ def _described(base: nn.Module, batches: Batches) -> dict[str, Any]:
         "model": type(base).__name__,
         "weights": hash_of_weights(base),
         "images": batches.count,
+        "data": batches.digest,
         "size": batches.size,
         "normalization": str(batches.normalization),
         "versions": _versions(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dai_plugin.losses.weights import Key, key_name
 from dai_plugin.measures.data import Batch, Batches
-from dai_plugin.measures.taps import Taps, evaluation
+from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.versions import Version
 from dai_plugin.views.normalization import Normalization
 
@@ -83,7 +83,7 @@ def first_pass(
     over: Over = iter,
 ) -> None:
     """The network sees each image once; `over` looks at the batches that go by."""
-    with evaluation(taps.model):
+    with taps.looking():
         for batch in over(batches.batches()):
 
             def show(key: Key, activation: Tensor, batch: Batch = batch) -> None:
@@ -101,7 +101,7 @@ def second_pass(
     over: Over = iter,
 ) -> None:
     """The network sees each image and its versions."""
-    with evaluation(taps.model):
+    with taps.looking():
         for batch in over(batches.batches()):
             _second(taps, batches, batch, source, observers)
             for observer in observers:

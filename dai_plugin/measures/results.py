@@ -216,7 +216,9 @@ def hash_of_weights(model: nn.Module) -> str:
         if not isinstance(value, Tensor):
             continue
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        plain = value.detach().cpu().contiguous().reshape(-1)
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        # A copy: a storage that numpy shares cannot be freed by FSDP afterwards.
+        plain = whole.detach().to("cpu", copy=True).contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 

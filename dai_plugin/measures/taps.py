@@ -31,6 +31,25 @@ class Taps:
         self.model, self.base, self.names = model, unwrap(model), list(names)
         self.overwritten: set[Key] = set()
         self._watch = True
+        self._hooks: LayerHooks | None = None
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """The network can be run, in evaluation mode and without gradients.
+
+        Afterwards each module is as it was, and nothing is hooked.
+        """
+        modes = {module: module.training for module in self.base.modules()}
+        self.base.eval()
+        self._hooks = LayerHooks(self.base, self.names)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._hooks.remove()
+            self._hooks = None
+            for module, training in modes.items():
+                module.training = training
 
     def run(self, images: Tensor, visit: Visit) -> None:
         """Runs the network; `visit(key, activation)` sees each layer as it fires.
@@ -38,7 +57,9 @@ class Taps:
         The key is the layer's name and the number of its call. Float images are given
         to the network in the dtype of its weights.
         """
+        assert self._hooks is not None
         seen: dict[Key, Version] = {}
+        dtype = _dtype(self.base, images)
 
         def note(name: str, output: Any) -> None:
             key = name, sum(layer == name for layer, _ in seen)
@@ -46,12 +67,11 @@ class Taps:
             seen[key] = Version(activation)
             visit(key, activation)
 
-        hooks = LayerHooks(self.base, self.names)
-        hooks.visit = note
+        self._hooks.visit = note
         try:
-            self.model(images.to(_dtype(self.base, images)))
+            self.model(images.to(dtype))
         finally:
-            hooks.remove()
+            self._hooks.visit = None
         if self._watch:  # the first run tells which activations do not last
             self.overwritten = {key for key, v in seen.items() if v.changed()}
             self._watch = False
@@ -64,27 +84,12 @@ def _dtype(base: nn.Module, images: Tensor) -> torch.dtype:
     return next(dtypes, images.dtype) if images.dtype in usual else images.dtype
 
 
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is as it was."""
-    base = unwrap(model)
-    modes = {module: module.training for module in base.modules()}
-    base.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def activation_shapes(
     model: nn.Module, layers: Layers, example: Tensor
 ) -> dict[str, list[int]]:
     """Shapes of the chosen activations for an example batch, as the layers fire."""
     shapes: dict[str, list[int]] = {}
-    with evaluation(model):
-        Taps(model, select_layers(unwrap(model), layers)).run(
-            example, lambda key, a: shapes.update({key_name(key): list(a.shape)})
-        )
+    taps = Taps(model, select_layers(unwrap(model), layers))
+    with taps.looking():
+        taps.run(example, lambda key, a: shapes.update({key_name(key): list(a.shape)}))
     return shapes

@@ -105,9 +105,16 @@ class Attachment:
             each once), "missed" (those whose loss was not trained), "stock" (those
             without views, which `every` makes; neither of the two), "layers" ({name:
             last invariance loss}), "task_loss", "total_loss", and "alpha" and "beta" as
-            scheduled.
+            scheduled. With `watch` "watch" too: "step", the training forward before
+            which the last look was, and the mean of each measure ({measure: {place:
+            number}}); None before the first.
         """
         return self._steps.stats()
+
+    @property
+    def watched(self) -> Any:
+        """The `Measures` of the last look of `watch`; None before the first."""
+        return self._steps.observer.found
 
     def replay(self, enabled: bool = True) -> AbstractContextManager[None]:
         """Training forwards inside repeat the views of the last step.

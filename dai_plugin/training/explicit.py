@@ -128,6 +128,11 @@ class DataAugmentationInvariance:
         """Counters and the last values, as `Attachment.stats` has them."""
         return self._steps.stats()
 
+    @property
+    def watched(self) -> Any:
+        """The `Measures` of the last look of `watch`; None before the first."""
+        return self._steps.observer.found
+
     def replay(self, enabled: bool = True) -> AbstractContextManager[None]:
         """Calls of `views` inside repeat the views of the last step.
 
@@ -161,10 +166,12 @@ class DataAugmentationInvariance:
 
     def _before(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         steps = self._steps
+        if steps.hooks.visit is not None:  # a look, which is no forward
+            return
         steps.usage.calls += 1
         step = steps.current
         steps.hooks.stock = steps.stock and steps.active
-        if steps.hooks.visit is None and steps.active and step and not step.called:
+        if steps.active and step and not step.called:
             steps.hooks.current, self._call = step, (args, kwargs)
             step.ran = True
 

@@ -6,20 +6,18 @@ grows with the rows belongs to them. Nothing of that run stays: no gradient, no
 statistics of batch norm, no random numbers drawn.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dai_plugin.losses.tap import Version
 from dai_plugin.losses.weights import Key
 from dai_plugin.training.arguments import COUNT
 from dai_plugin.training.hooks import LayerHooks, Visit
-from dai_plugin.training.inert import Hook
+from dai_plugin.training.untouched import untouched
 
 _NEAR = 0.1  # relative difference of losses under dropout, which draws anew
 
@@ -162,39 +160,3 @@ def _run(hooks: LayerHooks, visit: Visit, args: Any, kwargs: Any) -> Any:
             return hooks.base(*args, **kwargs)
         finally:
             hooks.visit = None
-
-
-@contextmanager
-def untouched(base: nn.Module) -> Iterator[None]:
-    """Works on copies of the buffers, shows the run to nobody, keeps random streams.
-
-    Copies, because a buffer that is written to can be no part of a backward to come;
-    to nobody, because the hooks of a loop (features, logs) expect one call a forward.
-    """
-    buffers = [(m, n, b) for m in base.modules() for n, b in m._buffers.items()]
-    copies = {id(b): b.clone() for _, _, b in buffers if b is not None}
-    hooks = [(m, m._forward_pre_hooks, m._forward_hooks) for m in base.modules()]
-    places = [p.device for p in base.parameters() if p.device.type == "cuda"]
-    with torch.random.fork_rng(list(dict.fromkeys(places))):
-        try:
-            for module, name, buffer in buffers:
-                module._buffers[name] = copies.get(id(buffer))
-            for module, before, after in hooks:
-                module._forward_pre_hooks = _needed(before)
-                module._forward_hooks = _needed(after)
-            yield
-        finally:
-            for module, name, buffer in buffers:
-                module._buffers[name] = buffer
-            for module, before, after in hooks:
-                module._forward_pre_hooks, module._forward_hooks = before, after
-
-
-def _needed(hooks: dict[int, Any]) -> "OrderedDict[int, Any]":
-    """This package's hooks, and torch's own, which make weights or gather them."""
-
-    def ours(hook: Any) -> bool:
-        source = getattr(hook, "__module__", None) or type(hook).__module__
-        return isinstance(hook, Hook) or source.startswith(("torch.", "accelerate."))
-
-    return OrderedDict((key, hook) for key, hook in hooks.items() if ours(hook))

@@ -19,6 +19,7 @@ from dai_plugin.training.ledger import Ledger
 from dai_plugin.training.look import Look, answers_to, look, sums_rows
 from dai_plugin.training.notice import tell, warn
 from dai_plugin.training.objective import objective
+from dai_plugin.training.observe import Observer
 from dai_plugin.training.outputs import Outputs
 from dai_plugin.training.record import Record
 from dai_plugin.training.step import Step
@@ -46,6 +47,7 @@ class Steps:
         ledger: what became of the forwards.
         hooks: on the chosen layers.
         record: of the last losses.
+        observer: of the network, for `Settings.watch`.
         stock: whether the last training forward made no views, as `every` has it.
     """
 
@@ -68,6 +70,7 @@ class Steps:
         self.removed = False
         self.growth = Growth()
         self.record = Record([term.name for term in settings.terms])
+        self.observer = Observer(self.hooks, settings.watch)
         self.multiplier = 1.0
         self.usage = Usage()
         self.stock = False
@@ -95,6 +98,7 @@ class Steps:
         """
         self._begin()
         number, rows, motions = self.draws.next(images, made)
+        self.observer.before(number, self.draws.pixels.known)
         multiplier = self.settings.multiplier(number)
         layout = self.settings.layout(images.shape[0])
         groups = self._groups(layout)
@@ -108,6 +112,7 @@ class Steps:
     def skip(self) -> None:
         """Counts a training forward that is to be the stock one."""
         self._begin()
+        self.observer.before(self.draws.upcoming, self.draws.pixels.known)
         self.multiplier = self.settings.multiplier(self.draws.upcoming)
         self.draws.skip()
         self.ledger.skip()
@@ -276,6 +281,7 @@ class Steps:
             **self.record.values(),
             "alpha": self.multiplier * (settings.alpha if settings.convex else 0.0),
             "beta": self.multiplier * settings.beta,
+            **self.observer.stats(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,0 +1,93 @@
+"""`dai-plugin report`: measured networks side by side, on a page and as pictures."""
+
+import argparse
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dai_plugin.cli.extras import of_report
+from dai_plugin.cli.failures import UsageError
+from dai_plugin.cli.output import PICTURE, SCORES, SUMMARY, output_folder, results
+from dai_plugin.cli.scores import draw_picture, medians_table, write_scores
+from dai_plugin.cli.tables import table, terminal_width
+from dai_plugin.measures.results import FILE
+
+METRICS = "metrics.csv"  # of a training run
+_PAGE = "report.html"
+_KINDS = ("png", "svg", "pdf", "csv", "json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reads the folders, writes, prints; returns the exit status."""
+    figures, page, runs_of = map(of_report, ("figures", "page", "runs"))
+    folders = [Path(each) for each in options.folders]
+    output = output_folder(options.output)
+    if output.resolve() in [folder.resolve() for folder in folders]:
+        raise UsageError(
+            f"argument --output: {output} is one of the folders to report on"
+        )
+    check(folders)
+    runs = runs_of.read_runs(folders)
+    scored = [run for run in runs if run.has("layers", "score")]
+    named = [(run.name, seed) for run in scored for seed in run.seeds]
+    stems = {*figures.FIGURES, "rank-correlation"}
+    with results(output, _PAGE, _earlier(output, stems)) as beside:
+        page.write_page(runs, beside, options.format)
+        if named:  # after the page, whose numbers of the same figure they take over
+            write_scores(named, beside)
+            draw_picture(scored, beside)
+    if told := accuracies(runs):
+        print(told, end="\n\n")
+    if named:
+        print(medians_table(named, terminal_width()))
+    print(f"written: {output / _PAGE}")
+    return 0
+
+
+def check(folders: Sequence[Path]) -> None:
+    """Folders hold measures.
+
+    Raises:
+        FileNotFoundError: some do not; all of these are named.
+    """
+    missing = [folder for folder in folders if not (folder / FILE).is_file()]
+    if missing:
+        old = any((folder / SCORES).exists() for folder in missing)
+        why = f" (a {SCORES} alone is of an earlier version)" if old else ""
+        raise FileNotFoundError(
+            f"no {FILE} in {', '.join(map(str, missing))}{why}; `dai-plugin measure` "
+            "and `dai-plugin score` write it: run one of them again with the same "
+            "--output"
+        )
+
+
+def accuracies(runs: Sequence[Any]) -> str:
+    """Last accuracies (per cent) of the runs that were trained here; else nothing."""
+    labels = {"acc1": "accuracy", "acc1_augmented": "accuracy on augmented images"}
+    last = {
+        run.name if len(run.folders) == 1 else str(folder): _last_row(folder / METRICS)
+        for run in runs
+        for folder in run.folders
+        if (folder / METRICS).is_file()
+    }
+    rows = [
+        (label, *(float(row.get(column) or "nan") for row in last.values()))
+        for column, label in labels.items()
+    ]
+    return table(["per cent", *last], rows, terminal_width()) if last else ""
+
+
+def _last_row(path: Path) -> dict[str, str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return rows[-1] if rows else {}
+
+
+def _earlier(output: Path, stems: set[str]) -> Iterator[str]:
+    """Files that a report of before may have left there."""
+    yield from (SCORES, SUMMARY, PICTURE)
+    for stem in stems:
+        for kind in _KINDS:
+            for name in (f"{stem}.{kind}", f"{stem}-*.{kind}"):
+                yield from (path.name for path in output.glob(name))

@@ -1,0 +1,53 @@
+"""The network is tried on a few images before hours of work rely on it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dai_plugin.measures.taps import evaluation
+from dai_plugin.views.normalization import Normalization
+
+
+def try_out(model: nn.Module, images: Tensor, known: Normalization) -> None:
+    """Runs the network once.
+
+    Args:
+        model: on the device of the images.
+        images: `[B, C, H, W]`, uint8.
+        known: the normalisation that the network takes.
+
+    Raises:
+        ValueError: its output is NaN; the first module that gave NaN is named.
+    """
+    spoilt: list[str] = []
+
+    def watched(name: str) -> Any:
+        def look(module: nn.Module, given: Any, output: Any) -> None:
+            if not spoilt and _nan(output):
+                spoilt.append(f"{name or 'itself'} ({type(module).__name__})")
+
+        return look
+
+    modules = model.named_modules()
+    hooks = [each.register_forward_hook(watched(name)) for name, each in modules]
+    try:
+        with torch.no_grad(), evaluation(model):
+            output = model(known.prepare(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if _nan(output):
+        raise ValueError(
+            f"the output of {type(model).__name__} is NaN for the first images of the "
+            f"data ({known}); the first of its modules that gives NaN is {spoilt[0]}"
+        )
+
+
+def _nan(output: Any) -> bool:
+    return any(
+        bool(leaf.isnan().any())
+        for leaf in pytree.tree_leaves(output)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    )

@@ -1,0 +1,32 @@
+"""docs/commands.md: its commands parse, its table of files is what is written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dai_plugin.cli import output
+from dai_plugin.cli.groups import FLAGS
+from dai_plugin.cli.main import _COMMANDS
+from dai_plugin.cli.parser import parser
+
+PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
+LINES = "".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)).splitlines()
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_parse(line):
+    """Every flag exists."""
+    parser().parse_args(shlex.split(line)[1:])
+
+
+def test_every_command_and_group_is_described():
+    """By its name."""
+    for name in (*_COMMANDS, *FLAGS):
+        assert f"| `{name}` |" in PAGE
+    for flags in FLAGS.values():
+        for flag in flags:
+            assert f"--{flag.replace('_', '-')}" in PAGE
+    for file in (output.FILE, output.ROWS, output.SCORES, output.SUMMARY):
+        assert f"| `{file}` |" in PAGE
