@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dai_plugin.measures.taps import evaluation
+from dai_plugin.measures.taps import Taps
 from dai_plugin.views.normalization import Normalization
 
 
@@ -33,7 +32,7 @@ def try_out(model: nn.Module, images: Tensor, known: Normalization) -> None:
     modules = model.named_modules()
     hooks = [each.register_forward_hook(watched(name)) for name, each in modules]
     try:
-        with torch.no_grad(), evaluation(model):
+        with Taps(model, []).looking():
             output = model(known.prepare(images))
     finally:
         for hook in hooks:
