@@ -200,13 +200,18 @@ def test_logits_are_found_in_what_a_network_returns(trained, pixels):
     )
 
 
-def test_a_network_without_a_gradient_says_so(trained, pixels):
+def test_a_network_without_a_gradient_says_so(trained, pixels, caplog):
     """Only the attacks that need one are unfit."""
     net = Wrapped(copy.deepcopy(trained[0]), torch.Tensor.detach)
     spatial, pgd = Attacks(("spatial", "pgd")).series(net, 0)
     assert len(list(spatial.source.versions(a_batch(pixels), NONE))) == 3
+    spatial.source.check(a_batch(pixels))
     with pytest.raises(Unfit, match="no gradient reaches the images from what"):
-        list(pgd.source.versions(a_batch(pixels), NONE))
+        pgd.source.check(a_batch(pixels))
+    asked = ["output", Attacks(("spatial", "pgd"))]
+    found = measure(net, pixels, measures=asked, num_transforms=1, **PIXELS)
+    assert list(found.tables) == ["output", "attacks:spatial"]
+    assert "attacks:pgd is left out: no gradient reaches the images" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -21,7 +21,7 @@ from dai_plugin.measures.attacks import PGD, fgsm
 from dai_plugin.measures.balls import Norm
 from dai_plugin.measures.data import Batch
 from dai_plugin.measures.results import Axis
-from dai_plugin.measures.search import Loss
+from dai_plugin.measures.search import Loss, Search
 from dai_plugin.measures.series import Series
 from dai_plugin.measures.spatial import WorstOf
 from dai_plugin.measures.versions import Version
@@ -134,12 +134,20 @@ class Attacked:
     attacks: tuple[Attack, ...]
 
     def check(self, batch: Batch) -> None:
-        """Raises unless the pixels lie in [0, 1].
+        """Raises if these attacks cannot be made of such images, or on the network.
 
         Raises:
-            ValueError: they do not.
+            ValueError: the pixels do not lie in [0, 1].
+            Unfit: the attacks follow a gradient, and none reaches the images.
         """
-        usable_pixels(batch.pixels)
+        pixels = usable_pixels(batch.pixels)
+        if not any(isinstance(attack, PGD) for attack in self.attacks):
+            return
+        # Of one image; whether there is a gradient does not depend on its pixels.
+        target, image = OnPixels(self.network, Normalization()), pixels[:1]
+        with undisturbed(target):
+            search = Search(target, image, target(image).argmax(1))
+            search.climb(search.pending)
 
     def versions(self, batch: Batch, known: Normalization) -> Iterator[Version]:
         """The batch, attacked in one way after another."""
