@@ -230,6 +230,6 @@ def test_a_layer_may_give_one_number_an_image():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(0, -1))
     net[2].forward = lambda x: x.mean((1, 2, 3))
     images = torch.rand(6, 3, 8, 8)
-    found = dai_plugin.invariance_scores(net, images, layers=["2"], mean=0, std=1)
+    found = invariance_scores(net, images, layers=["2"], mean=0, std=1)
     assert found["2"].shape == (6, 5)
     assert found["2"].isfinite().all()
