@@ -23,6 +23,7 @@ from dai_plugin.measures.units import (
     Spectrum,
     Thinned,
     choose,
+    thresholds,
 )
 from dai_plugin.measures.versions import Version
 from dai_plugin.views.schemes import Scheme
@@ -141,6 +142,7 @@ class Units:
         self._sample: Thinned = Thinned()
         self._classes = ClassScores()
         self._versions: list[Tensor] = []
+        self._limits: tuple[Tensor, Tensor] | None = None
         self._spectrum: Spectrum | None = None
         # One of each for all versions; along an axis, for each version.
         self._moves: list[tuple[Firing, NormalizedVariance]] = []
@@ -148,6 +150,7 @@ class Units:
 
     def along(self) -> Self:
         """The same features in another second pass, along an axis."""
+        self._known_limits()  # once for all that are copied
         other = copy.copy(self)
         other._versions, other._moves, other._along = [], [], True
         return other
@@ -182,11 +185,15 @@ class Units:
     def _move(self, parts: list[Tensor], mean: Tensor) -> None:
         """Takes versions `[1 + T, B, U]` of each part."""
         if not self._moves:
-            sample = self._sample.rows()
-            self._moves = [(Firing(sample), NormalizedVariance(mean)) for _ in parts]
+            limits = self._known_limits()
+            self._moves = [(Firing(*limits), NormalizedVariance(mean)) for _ in parts]
         for part, (firing, variance) in zip(parts, self._moves, strict=True):
             firing.update(part)
             variance.update(part)
+
+    def _known_limits(self) -> tuple[Tensor, Tensor]:
+        self._limits = self._limits or thresholds(self._sample.rows())
+        return self._limits
 
     def values(self) -> dict[str, Tensor]:
         """Each measure's number, of "class_score" those of the images `[N]`.

@@ -45,6 +45,15 @@ class Thinned:
         return torch.cat(self._rows)
 
 
+def thresholds(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """What 1 in 100 rows `[n, U]` exceeds, and what as many fall below, `[U]` each."""
+    count = len(sample)
+    rank = max(1, round(FIRING_RATE * count))
+    ordered = sample.sort(0).values
+    at = min(rank, count - 1)
+    return ordered[count - 1 - at], ordered[at]
+
+
 class Firing:
     """How much more often a unit fires on versions of what it fires on (Goodfellow).
 
@@ -52,16 +61,10 @@ class Firing:
     its sign changed, below the one that 1 in 100 falls below.
     """
 
-    def __init__(self, sample: Tensor) -> None:
-        count = len(sample)
-        rank = max(1, round(FIRING_RATE * count))  # so many images exceed it
-        ordered = sample.sort(0).values
-        at = min(rank, count - 1)
-        self._above, self._below = ordered[count - 1 - at], ordered[at]
-        shape = (2, sample.shape[1])
-        self._fired, self._again = (
-            torch.zeros(shape, dtype=torch.float64, device=sample.device)
-            for _ in range(2)
+    def __init__(self, above: Tensor, below: Tensor) -> None:
+        self._above, self._below = above, below
+        self._fired, self._again = torch.zeros(
+            (2, 2, len(above)), dtype=torch.float64, device=above.device
         )
         self._images = self._versions = 0
 
