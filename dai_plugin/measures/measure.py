@@ -23,6 +23,7 @@ from dai_plugin.measures.results import Measures, hash_of_weights
 from dai_plugin.measures.scores import device_of, scheme_of_versions
 from dai_plugin.measures.series import Family, Series
 from dai_plugin.measures.strengths import Strength
+from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme
@@ -128,10 +129,7 @@ def measure(
         return {one.name: look.along(one)}
 
     def similarity(one: Similarity) -> dict[str, Tables]:
-        carried = batches.normalization
-        assert carried is not None
-        given = carried.mean, carried.std, device
-        return {"similarity": one.tables(model, data, layers, *given)}
+        return {"similarity": one.tables(batches, Taps(model, names))}
 
     parts: dict[str, Part] = {", ".join(groups): versions} if groups else {}
     parts |= {one.name: partial(along, one) for one in series}
