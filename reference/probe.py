@@ -177,8 +177,9 @@ def accuracy(classifier: Classifier, test: tuple[Tensor, Tensor]) -> float:
 
 def spectrum(rows: Tensor) -> dict[str, float]:
     """Share of the first component and effective rank of features `[N, D]`."""
-    found = Spectrum(rows.shape[1], rows.device)
-    found.update(rows - rows.mean(0))
+    mean = rows.mean(0)
+    found = Spectrum(mean)
+    found.update(rows - mean)
     share, rank = found.values()
     return {"first_component": float(share), "effective_rank": float(rank)}
 

@@ -73,7 +73,8 @@ def measure(
     in `about["missing"]`; if nothing is whole, the interrupt goes on.
 
     Args:
-        model: any network; it is run in evaluation mode, then put back as it was.
+        model: any network; it is run in evaluation mode. Modes, hooks and buffers are
+            put back as they were.
         data: images `[N, C, H, W]`, or an iterable of batches that gives the same
             images each time. Of a batch, the first 4-D tensor is the images, the first
             tensor of integers `[B]` their labels, and B strings are their names; labels
@@ -107,15 +108,20 @@ def measure(
         raise ValueError(f"units must be at least 1, got {units}")
     names = select_layers(base, layers)
     groups = [group for group in GROUPS if group in asked]
-    observers: dict[str, Observer] = {}
-    if "layers" in (groups or GROUPS):
-        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
-    if "output" in (groups or GROUPS):
-        observers["output"] = OutputMeasures(_penultimate(base))
     similar = [each for each in asked if isinstance(each, Similarity)]
     families = [e for e in asked if not isinstance(e, (str, Similarity))]
+    taken = groups or (GROUPS if families else ())
+    observers: dict[str, Observer] = {}
+    if "layers" in taken:
+        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
+    output = OutputMeasures(_penultimate(base))
+    if "output" in taken:
+        observers["output"] = output
+    # Attacks go by the labels, too.
+    classed = any(isinstance(each, Attacks) for each in families) or "output" in taken
     batches = Batches(base, data, mean, std, device or device_of(base))
-    look = Look(model, batches, observers, Progress(progress))
+    classes = output if classed else None
+    look = Look(model, batches, observers, classes, Progress(progress))
     wanted = _series(families, base, seed)
     series = look.first(wanted)
     for each in similar:

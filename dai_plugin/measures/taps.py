@@ -37,9 +37,10 @@ class Taps:
     def looking(self) -> Iterator[None]:
         """The network can be run, in evaluation mode and without gradients.
 
-        Afterwards each module is as it was, and nothing is hooked.
+        Afterwards modes and buffers are as they were, and nothing is hooked.
         """
         modes = {module: module.training for module in self.base.modules()}
+        buffers = [_Buffers(module) for module in modes if module._buffers]
         self.base.eval()
         self._hooks = LayerHooks(self.base, self.names)
         try:
@@ -50,6 +51,8 @@ class Taps:
             self._hooks = None
             for module, training in modes.items():
                 module.training = training
+            for each in buffers:
+                each.put_back()
 
     def run(self, images: Tensor, visit: Visit) -> None:
         """Runs the network; `visit(key, activation)` sees each layer as it fires.
@@ -75,6 +78,24 @@ class Taps:
         if self._watch:  # the first run tells which activations do not last
             self.overwritten = {key for key, v in seen.items() if v.changed()}
             self._watch = False
+
+
+class _Buffers:
+    """The buffers of a module as they are now, whatever a forward does to them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._held = module, dict(module._buffers)
+        self._copies = [
+            (held, held.clone()) for held in self._held.values() if held is not None
+        ]
+
+    def put_back(self) -> None:
+        """Puts them back; those that nobody has written to are left alone."""
+        self._module._buffers.update(self._held)
+        for held, copy in self._copies:
+            if not torch.equal(held, copy):  # batch norm tells no versions
+                with torch.no_grad():
+                    held.copy_(copy)
 
 
 def _dtype(base: nn.Module, images: Tensor) -> torch.dtype:
