@@ -298,6 +298,30 @@ def test_buffers_are_put_back(measures):
     assert net.features[1].training
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_network_is_not_compiled_anew(net, in_place):
+    """What was compiled stays in use afterwards, and the numbers are the same."""
+    graphs, images = [], torch.rand(6, 3, 12, 12)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    options = {"measures": ["layers", Attacks(("fgsm",))], **PIXELS}
+    expected = measure(net.eval(), images, **options).scores
+    if in_place:
+        net.compile(backend=backend)
+    compiled = net if in_place else torch.compile(net, backend=backend)
+    with torch.no_grad():
+        compiled(images)
+        before = len(graphs)
+        found = measure(compiled, images, **options).scores
+        compiled(images)
+    assert before
+    assert len(graphs) == before
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("form", ["logits", "probabilities", "logarithms"])
 def test_the_output_may_be_probabilities(form):
     """The same measures, whatever the network ends with."""

@@ -44,7 +44,8 @@ class Taps:
         self.base.eval()
         self._hooks = LayerHooks(self.base, self.names)
         try:
-            with torch.no_grad():
+            # Eagerly: hooks of a look are no reason to compile anew.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self._hooks.remove()
