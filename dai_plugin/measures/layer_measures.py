@@ -16,13 +16,20 @@ from dai_plugin.measures.classes import ClassScores
 from dai_plugin.measures.columns import Columns
 from dai_plugin.measures.data import Batch
 from dai_plugin.measures.passes import Tables
-from dai_plugin.measures.scores import Mean, Scores, flat, squares
+from dai_plugin.measures.scores import (
+    Mean,
+    Scores,
+    flat,
+    squares,
+    squares_and_lengths,
+)
 from dai_plugin.measures.units import (
     Firing,
     NormalizedVariance,
     Spectrum,
     Thinned,
     choose,
+    rounding,
     thresholds,
 )
 from dai_plugin.measures.versions import Version
@@ -76,20 +83,20 @@ class LayerMeasures:
         """Takes what the versions are compared with."""
         step = -(-self._count // MAPS)
         self._followed = slice(-batch.start % step, None, step)
-        self._scores.clean(name, activation, batch)
         rows = flat(activation)
         self._units[name].take(rows)
-        self._lengths[name] = torch.linalg.vector_norm(rows, dim=1).double()
+        away, lengths = squares_and_lengths(rows, self._scores.mean(name))
+        self._scores.take(name, away)
+        self._lengths[name] = lengths
 
     def version(
         self, name: str, activation: Tensor, clean: Tensor, version: Version
     ) -> None:
         """Compares a version with the images."""
-        self._scores.version(name, activation, clean, version)
         rows = flat(activation)
         self._units[name].take(rows)
-        lengths = torch.linalg.vector_norm(rows, dim=1).double()
-        apart = self._scores.last(name)
+        apart, lengths = squares_and_lengths(rows, flat(clean))
+        self._scores.take(name, apart)
         self._cosines.add(name, cosine(apart, self._lengths[name], lengths))
         moved = follow(clean, version, self._followed)
         if moved is not None:
@@ -177,7 +184,7 @@ class Units:
         self._move(parts if self._along else [versions], mean)
         if self._along:  # what follows is known of the images alone
             return
-        self._spectrum = self._spectrum or Spectrum(len(mean), mean.device)
+        self._spectrum = self._spectrum or Spectrum(mean)
         centred = versions[0].double() - mean
         self._spectrum.update(centred)
         self._classes.take(versions[0], centred.square().sum(1), labels)
@@ -215,7 +222,9 @@ class Units:
             "first_component": share,
             "effective_rank": rank,
         }
-        scores = self._classes.values()
+        assert self._mean is not None
+        mean = self._mean.value()
+        scores = self._classes.values(len(mean) * rounding(mean))
         if scores is not None:
             found["class_score"] = scores
         return {name: value.float().cpu() for name, value in found.items()}
