@@ -30,7 +30,8 @@ def rounding(mean: Tensor) -> Tensor:
 
     Of all features together: small ones are differences of others that are not.
     """
-    return (_ROUNDING * mean.double()).square().mean()
+    square: Tensor = (_ROUNDING * mean.double()).square().mean()
+    return square
 
 
 class Thinned:
