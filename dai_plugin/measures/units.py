@@ -30,8 +30,7 @@ def rounding(mean: Tensor) -> Tensor:
 
     Of all features together: small ones are differences of others that are not.
     """
-    square: Tensor = (_ROUNDING * mean.double()).square().mean()
-    return square
+    return (_ROUNDING * mean.double()).square().mean()
 
 
 class Thinned:
@@ -96,7 +95,8 @@ class Firing:
         scores = (nearby / everywhere).nan_to_num(-1.0).amax(0)
         scores = scores[scores >= 0].sort(descending=True).values
         best = scores[: math.ceil(BEST_UNITS * len(scores))]
-        return best.mean()  # NaN of none
+        mean: Tensor = best.mean()  # NaN of none
+        return mean
 
 
 class NormalizedVariance:
