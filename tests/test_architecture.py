@@ -156,6 +156,7 @@ ORDER = [
     "cli.collecting",
     "cli.checking",
     "cli.images",
+    "cli.labels",
     "cli.output",
     "cli.tables",
     "cli.extras",

@@ -147,8 +147,9 @@ def test_a_scheme_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
 
 def test_the_traceback_when_asked_for(capsys):
     """Of errors of ours, too, before their line."""
-    for more in ([], ["--traceback"]):
-        assert main(["layers", "--model", "resnt18", *more]) == 1
+    words = ["layers", "--model", "resnt18"]
+    for more in ([], ["--traceback", *words], [*words, "--traceback"]):
+        assert main(more or words) == 1
         error = capsys.readouterr().err
         assert ("Traceback (most recent call last)" in error) == bool(more)
         assert "error: no model 'resnt18'" in error.splitlines()[-1]
