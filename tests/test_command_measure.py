@@ -67,10 +67,15 @@ def test_what_was_run_is_told(place, tmp_path):
     assert about["scheme"]
 
 
-def test_a_group_alone(place, tmp_path):
-    """Only what was asked for."""
-    run(place, tmp_path / "out", "--measures", "output")
-    assert list(dai_plugin.Measures.load(tmp_path / "out").tables) == ["output"]
+@pytest.mark.parametrize("group", ["layers", "output", "similarity"])
+def test_a_group_alone(place, tmp_path, group):
+    """Only what was asked for; matrices alone have no row of numbers, but its head."""
+    assert run(place, tmp_path / "out", "--measures", group) == 0
+    assert list(dai_plugin.Measures.load(tmp_path / "out").tables) == [group]
+    head, *rows = (tmp_path / "out" / "measures.csv").read_text().splitlines()
+    assert head == "group,measure,place,depth,at,mean,lower,median,upper,count"
+    assert all(row.startswith(f"{group},") for row in rows)
+    assert bool(rows) == (group != "similarity")
 
 
 def test_score_has_the_numbers_of_measure(place, tmp_path):
@@ -135,6 +140,7 @@ MISUSED = {
     "--scheme heavy": "argument --scheme: unknown scheme 'heavy'",
     "--scheme randaugment --flip 0": "argument --flip: the scheme",
     "--model-args x": "argument --model-args: model arguments are name=value",
+    "--model-args =1": "argument --model-args: model arguments are name=value",
     "--measures layers,colour": "argument --measures: must be some of layers,output",
     "--crop 25": "error: --crop 25 is larger than --resize 24",
 }

@@ -106,6 +106,25 @@ def test_slips_in_a_users_file_are_shown_with_their_place(kind, file, capsys):
     assert not any("dai_plugin/cli" in line for line in others)
 
 
+@pytest.mark.parametrize(
+    ("head", "words", "said"),
+    [
+        ("seed=0", ["width=1"], "unexpected keyword argument 'width'"),
+        ("seed", [], "missing a required argument: 'seed'"),
+        ("a, b=2", ["b=1"], "with the arguments b (missing a required argument: 'a')"),
+        ("", ["x=1"], "build() cannot be called with the arguments x ("),
+    ],
+)
+def test_arguments_that_a_function_does_not_take(file, head, words, said, capsys):
+    """In a line, with those that it takes; no place of ours."""
+    file.write_text(f"def build({head}):\n    raise AssertionError\n")
+    flags = ["--model-args", *words] if words else []
+    assert main(["layers", "--model", f"{file}:build", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"own.py:build({head}) cannot be called" in line
+    assert said in line
+
+
 def test_a_syntax_error_names_file_and_line(file, capsys):
     """And shows the line."""
     file.write_text("import torch\ndef f(:\n")

@@ -85,7 +85,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not (equals and name.isidentifier()):
             raise ValueError(f"model arguments are name=value, got {pair!r}")
         try:
             options[name] = json.loads(value)
