@@ -321,6 +321,18 @@ GROUPS = {
 }
 
 
+@pytest.mark.parametrize("flag", ["--limit 6", "--skip-unreadable"])
+def test_stored_corruptions_are_of_all_images(place, tmp_path, flag, capsys):
+    """One that is left out would pair all behind it with other images."""
+    images = np.zeros((5 * 20, 24, 24, 3), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", images)
+    np.save(tmp_path / "labels.npy", np.tile(np.repeat([0, 1], 10), 5))
+    more = ("--measures", "corruptions", "--corruptions", tmp_path)
+    assert run(place, tmp_path / "out", *more) == 0
+    assert run(place, tmp_path / "out", *more, *flag.split()) == 2
+    assert f"argument {flag.split()[0]}: the images" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", GROUPS)
 def test_flags_of_groups_are_refused_by_name(place, tmp_path, words, capsys):
     """Before the work."""
