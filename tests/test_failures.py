@@ -155,6 +155,16 @@ def test_a_network_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_does_not_run_on_images_of_that_size(file, pictures, capsys):
+    """The size is told, and what sets it."""
+    words = arguments("measure", file, pictures, file.with_name("out"))
+    words[words.index("--crop") + 1] = "3"
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Kernel size can't be greater" in line
+    assert "; tried on images [2, 3, 3, 3]; --resize and --crop set their size" in line
+
+
 def test_a_scheme_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
     """As a network."""
     with file.open("a") as opened:

@@ -402,6 +402,15 @@ def hub(tmp_path):
     return save
 
 
+@pytest.mark.parametrize(
+    "given", [{"key": "model"}, {"prefix": "net."}, {"key": "a", "prefix": "b"}]
+)
+def test_places_in_a_file_need_a_file(given):
+    """Without one they would say nothing, and the weights be others than one thinks."""
+    with pytest.raises(ValueError, match="--weights FILE"):
+        load_model("resnet18", **given)
+
+
 def test_a_folder_of_hugging_face(hub):
     """Weights, classes, and what the preprocessor does to images."""
     processing = {

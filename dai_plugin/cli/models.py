@@ -64,6 +64,7 @@ def load_model(
         source, content, told = found
         options = told | options
     if content is None:
+        _expect_file(source, key, prefix)
         return ready(_built(source, weights, options, key, trust))
     beside = content if isinstance(content, Mapping) else {}
     known = beside.get("model_args")
@@ -122,6 +123,16 @@ def _built(
     if file:
         return from_saved(Path(source), key, trust)
     return from_hugging_face(source, not bare, options, trust)
+
+
+def _expect_file(source: str, key: str | None, prefix: str | None) -> None:
+    file = Path(source).is_file() and not source.endswith(".py")
+    for flag, given in (("--key", None if file else key), ("--prefix", prefix)):
+        if given is not None:
+            raise ValueError(
+                f"{flag} {given} says where in a file of weights those of the network "
+                f"lie, and no such file was given: add --weights FILE"
+            )
 
 
 def _absent(source: str) -> str:

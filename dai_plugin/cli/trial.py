@@ -37,6 +37,11 @@ def try_out(model: nn.Module, images: Tensor, known: Normalization) -> int | Non
     try:
         with Taps(model, []).looking():
             output = model(known.prepare(images))
+    except Exception as error:
+        error.add_note(
+            f"tried on images {list(images.shape)}; --resize and --crop set their size"
+        )
+        raise
     finally:
         for hook in hooks:
             hook.remove()
