@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import shutil
 import signal
@@ -223,21 +224,23 @@ def build():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_before_anything_is_whole(place, tmp_path, number):
-    """One line, status 130, no folder."""
+    """One line, status 130, no folder; the signal reaches loading processes, too."""
     (tmp_path / "slow.py").write_text(SLOW)
     words = arguments(
         "measure", tmp_path / "slow.py", place / "pictures", tmp_path / "out"
     )
     started = subprocess.Popen(
-        [sys.executable, "-m", "dai_plugin", *words, "--batch-size", "2"],
+        [sys.executable, "-m", "dai_plugin", *words, "--batch-size", "2",
+         "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+        start_new_session=True,
+    )  # fmt: skip
     for _ in range(3):  # the first are the trial's
         while "running" not in started.stdout.readline():
             assert started.poll() is None
-    started.send_signal(number)
+    os.killpg(started.pid, number)
     _, error = started.communicate(timeout=60)
     assert started.returncode == 130, error
     assert error.strip().splitlines()[-1] == "dai-plugin measure: interrupted"

@@ -1,6 +1,7 @@
 """What a command says when it fails: ours in a line, others with their place."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -123,6 +124,18 @@ def test_arguments_that_a_function_does_not_take(file, head, words, said, capsys
     (line,) = capsys.readouterr().err.splitlines()
     assert f"own.py:build({head}) cannot be called" in line
     assert said in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_fails_by_an_interrupt_is_interrupted(file, number, capsys):
+    """Python may drop the interrupt itself (while a process is started, say)."""
+    file.write_text(
+        "import os\ndef build():\n"
+        f"    try:\n        os.kill(os.getpid(), {int(number)})\n"
+        "    except KeyboardInterrupt:\n        raise RuntimeError('a process died')\n"
+    )
+    assert main(["layers", "--model", f"{file}:build"]) == 130
+    assert capsys.readouterr().err == "dai-plugin layers: interrupted\n"
 
 
 def test_a_syntax_error_names_file_and_line(file, capsys):

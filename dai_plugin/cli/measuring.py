@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +51,14 @@ def measured(options: argparse.Namespace, groups: Sequence[Any]) -> Measures:
         images = fit_labels(images, loaded.classes, outputs)
     found = measure(
         model,
-        DataLoader(images, batch_size=options.batch_size, num_workers=options.workers),
+        DataLoader(
+            images,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            worker_init_fn=_terminated_as_interrupted,
+            # Ctrl-C while one is started may be lost: they are started once.
+            persistent_workers=options.workers > 0,
+        ),
         measures=groups,
         layers=layers,
         scheme=scheme,
@@ -63,6 +71,11 @@ def measured(options: argparse.Namespace, groups: Sequence[Any]) -> Measures:
         progress=sys.stderr.isatty(),
     )
     return replace(found, about={**found.about, **_about(options, images)})
+
+
+def _terminated_as_interrupted(worker: int) -> None:
+    """In a loading process: SIGTERM to all of a job is for the first one to tell."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def ended(found: Measures) -> int:
