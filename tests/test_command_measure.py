@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import shutil
 import signal
@@ -67,10 +68,15 @@ def test_what_was_run_is_told(place, tmp_path):
     assert about["scheme"]
 
 
-def test_a_group_alone(place, tmp_path):
-    """Only what was asked for."""
-    run(place, tmp_path / "out", "--measures", "output")
-    assert list(dai_plugin.Measures.load(tmp_path / "out").tables) == ["output"]
+@pytest.mark.parametrize("group", ["layers", "output", "similarity"])
+def test_a_group_alone(place, tmp_path, group):
+    """Only what was asked for; matrices alone have no row of numbers, but its head."""
+    assert run(place, tmp_path / "out", "--measures", group) == 0
+    assert list(dai_plugin.Measures.load(tmp_path / "out").tables) == [group]
+    head, *rows = (tmp_path / "out" / "measures.csv").read_text().splitlines()
+    assert head == "group,measure,place,depth,at,mean,lower,median,upper,count"
+    assert all(row.startswith(f"{group},") for row in rows)
+    assert bool(rows) == (group != "similarity")
 
 
 def test_score_has_the_numbers_of_measure(place, tmp_path):
@@ -135,6 +141,7 @@ MISUSED = {
     "--scheme heavy": "argument --scheme: unknown scheme 'heavy'",
     "--scheme randaugment --flip 0": "argument --flip: the scheme",
     "--model-args x": "argument --model-args: model arguments are name=value",
+    "--model-args =1": "argument --model-args: model arguments are name=value",
     "--measures layers,colour": "argument --measures: must be some of layers,output",
     "--crop 25": "error: --crop 25 is larger than --resize 24",
 }
@@ -217,21 +224,23 @@ def build():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_before_anything_is_whole(place, tmp_path, number):
-    """One line, status 130, no folder."""
+    """One line, status 130, no folder; the signal reaches loading processes, too."""
     (tmp_path / "slow.py").write_text(SLOW)
     words = arguments(
         "measure", tmp_path / "slow.py", place / "pictures", tmp_path / "out"
     )
     started = subprocess.Popen(
-        [sys.executable, "-m", "dai_plugin", *words, "--batch-size", "2"],
+        [sys.executable, "-m", "dai_plugin", *words, "--batch-size", "2",
+         "--workers", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+        start_new_session=True,
+    )  # fmt: skip
     for _ in range(3):  # the first are the trial's
         while "running" not in started.stdout.readline():
             assert started.poll() is None
-    started.send_signal(number)
+    os.killpg(started.pid, number)
     _, error = started.communicate(timeout=60)
     assert started.returncode == 130, error
     assert error.strip().splitlines()[-1] == "dai-plugin measure: interrupted"
@@ -313,6 +322,18 @@ GROUPS = {
     "--measures attacks --eps 1/0": "argument --eps: must be a number, got '1/0'",
     "--measures similarity --rdm no.npz": "no.npz",
 }
+
+
+@pytest.mark.parametrize("flag", ["--limit 6", "--skip-unreadable"])
+def test_stored_corruptions_are_of_all_images(place, tmp_path, flag, capsys):
+    """One that is left out would pair all behind it with other images."""
+    images = np.zeros((5 * 20, 24, 24, 3), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", images)
+    np.save(tmp_path / "labels.npy", np.tile(np.repeat([0, 1], 10), 5))
+    more = ("--measures", "corruptions", "--corruptions", tmp_path)
+    assert run(place, tmp_path / "out", *more) == 0
+    assert run(place, tmp_path / "out", *more, *flag.split()) == 2
+    assert f"argument {flag.split()[0]}: the images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", GROUPS)

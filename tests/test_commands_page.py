@@ -1,4 +1,4 @@
-"""docs/commands.md: its commands parse, its table of files is what is written."""
+"""docs/commands.md and --help: their commands parse, all files are listed."""
 
 import re
 import shlex
@@ -9,13 +9,20 @@ import pytest
 from dai_plugin.cli import output
 from dai_plugin.cli.groups import FLAGS
 from dai_plugin.cli.main import _COMMANDS
-from dai_plugin.cli.parser import parser
+from dai_plugin.cli.parser import _EXAMPLES, parser
+
+
+def spoken(text):
+    """The commands of a text, each in one line."""
+    return text.replace("\\\n", " ").strip().splitlines()
+
 
 PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
-LINES = "".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)).splitlines()
+SHOWN = [line for text in _EXAMPLES.values() for line in spoken(text)]
+LINES = spoken("".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)))
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", [*LINES, *SHOWN])
 def test_commands_parse(line):
     """Every flag exists."""
     parser().parse_args(shlex.split(line)[1:])

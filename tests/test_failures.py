@@ -1,6 +1,7 @@
 """What a command says when it fails: ours in a line, others with their place."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -106,6 +107,37 @@ def test_slips_in_a_users_file_are_shown_with_their_place(kind, file, capsys):
     assert not any("dai_plugin/cli" in line for line in others)
 
 
+@pytest.mark.parametrize(
+    ("head", "words", "said"),
+    [
+        ("seed=0", ["width=1"], "unexpected keyword argument 'width'"),
+        ("seed", [], "missing a required argument: 'seed'"),
+        ("a, b=2", ["b=1"], "with the arguments b (missing a required argument: 'a')"),
+        ("", ["x=1"], "build() cannot be called with the arguments x ("),
+    ],
+)
+def test_arguments_that_a_function_does_not_take(file, head, words, said, capsys):
+    """In a line, with those that it takes; no place of ours."""
+    file.write_text(f"def build({head}):\n    raise AssertionError\n")
+    flags = ["--model-args", *words] if words else []
+    assert main(["layers", "--model", f"{file}:build", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"own.py:build({head}) cannot be called" in line
+    assert said in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_fails_by_an_interrupt_is_interrupted(file, number, capsys):
+    """Python may drop the interrupt itself (while a process is started, say)."""
+    file.write_text(
+        "import os\ndef build():\n"
+        f"    try:\n        os.kill(os.getpid(), {int(number)})\n"
+        "    except KeyboardInterrupt:\n        raise RuntimeError('a process died')\n"
+    )
+    assert main(["layers", "--model", f"{file}:build"]) == 130
+    assert capsys.readouterr().err == "dai-plugin layers: interrupted\n"
+
+
 def test_a_syntax_error_names_file_and_line(file, capsys):
     """And shows the line."""
     file.write_text("import torch\ndef f(:\n")
@@ -136,6 +168,16 @@ def test_a_network_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_does_not_run_on_images_of_that_size(file, pictures, capsys):
+    """The size is told, and what sets it."""
+    words = arguments("measure", file, pictures, file.with_name("out"))
+    words[words.index("--crop") + 1] = "3"
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Kernel size can't be greater" in line
+    assert "; tried on images [2, 3, 3, 3]; --resize and --crop set their size" in line
+
+
 def test_a_scheme_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
     """As a network."""
     with file.open("a") as opened:
@@ -147,8 +189,9 @@ def test_a_scheme_that_fails_as_it_runs(file, pictures, tmp_path, capsys):
 
 def test_the_traceback_when_asked_for(capsys):
     """Of errors of ours, too, before their line."""
-    for more in ([], ["--traceback"]):
-        assert main(["layers", "--model", "resnt18", *more]) == 1
+    words = ["layers", "--model", "resnt18"]
+    for more in ([], ["--traceback", *words], [*words, "--traceback"]):
+        assert main(more or words) == 1
         error = capsys.readouterr().err
         assert ("Traceback (most recent call last)" in error) == bool(more)
         assert "error: no model 'resnt18'" in error.splitlines()[-1]

@@ -95,8 +95,14 @@ def failure(error: BaseException) -> Failure:
         return Failure(frames, kind, error.msg, lines)
     message = text if isinstance(error, KeyError) else str(error)
     found = Failure(frames, kind, message, lines)
+    if found.ours:
+        return found
     # A bare key is no message: 'model', not model.
-    return found if found.ours else found._replace(message=str(error))
+    return found._replace(message="; ".join([str(error), *_notes(error)]))
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 @contextmanager

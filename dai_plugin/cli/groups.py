@@ -72,9 +72,23 @@ def groups(options: argparse.Namespace) -> list[Any]:
                 f"argument {_flag(given[0])}: it says more of {group}, which are not "
                 f"asked for; add --measures {','.join([*asked, group])}"
             )
-    return [
+    found = [
         _MADE[name](_given(options, name)) if name in _MADE else name for name in asked
     ]
+    if any(isinstance(each, Corruptions) and each.folder for each in found):
+        _expect_all_images(options)
+    return found
+
+
+def _expect_all_images(options: argparse.Namespace) -> None:
+    """Images that are left out would pair those behind them with other ones."""
+    for flag in ("limit", "skip_unreadable"):
+        if getattr(options, flag):
+            raise UsageError(
+                f"argument {_flag(flag)}: the images of a folder of --corruptions are "
+                "compared with those of the data one by one, so that none may be left "
+                "out"
+            )
 
 
 def _given(options: argparse.Namespace, group: str) -> dict[str, Any]:

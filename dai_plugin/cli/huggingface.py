@@ -48,7 +48,15 @@ def from_hugging_face(
     processing = _processing(transformers, source)
     crop, resize = _sizes(processing, config)
     name = Path(source).resolve().name if Path(source).is_dir() else source
-    return Loaded(model, _normalization(processing, name), resize, crop, trained, name)
+    known, names = _normalization(processing, name), _classes(config)
+    return Loaded(model, known, resize, crop, trained, name, names)
+
+
+def _classes(config: Any) -> list[str] | None:
+    """Names of the outputs, if the configuration numbers all of them."""
+    names = getattr(config, "id2label", None) or {}
+    whole = sorted(names) == list(range(len(names)))
+    return [str(names[number]) for number in sorted(names)] if whole and names else None
 
 
 def _config(

@@ -1,7 +1,9 @@
 """`--data`: the images of a command, checked before the first of them runs."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
@@ -47,6 +49,16 @@ class ImageSet(Dataset[tuple[Any, ...]]):
         self._images, self.resize, self.crop = images, resize, crop
         self.channels, self.skipped = channels, list(skipped)
         self.classes = images.classes
+
+    def relabelled(self, places: Sequence[int] | None) -> Self:
+        """The same images, class k with the label `places[k]`; None: without labels."""
+        new = None
+        if places is not None:
+            new = [places[label] for label in self._images.labels or ()]
+        other = copy.copy(self)
+        other._images = replace(self._images, labels=new)
+        other.classes = self.classes if new else None
+        return other
 
     def __len__(self) -> int:
         return len(self._images.items)

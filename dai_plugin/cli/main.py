@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.words = words
     if hasattr(sys.stdout, "reconfigure"):  # a name that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
+    interrupts: list[int] = []
     try:
-        with _terminated_as_interrupted():
+        with _terminated_as_interrupted(interrupts):
             status = _COMMANDS[options.command](options)
             sys.stdout.flush()
             return status
@@ -51,26 +52,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     # A user's file may end the process, too, and says so by an exception.
     except (Exception, SystemExit) as error:
+        if interrupts:  # which have ended what this one relied on
+            print(f"dai-plugin {options.command}: interrupted", file=sys.stderr)
+            return INTERRUPTED
         show(error, options.command, options.traceback)
         wrong = isinstance(error, UsageError) or options.command == "compare"
         return MISUSED if wrong else FAILED
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C; only the main thread may say so."""
+def _terminated_as_interrupted(interrupts: list[int]) -> Iterator[None]:
+    """SIGTERM is as Ctrl-C; only the main thread may say so. Each is noted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave_stdout() -> None:

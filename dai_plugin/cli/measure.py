@@ -17,6 +17,11 @@ from dai_plugin.cli.output import (
 from dai_plugin.cli.tables import table, terminal_width
 from dai_plugin.measures.results import Measures
 
+_COLUMNS = (
+    *("group", "measure", "place", "depth", "at"),
+    *("mean", "lower", "median", "upper", "count"),
+)
+
 
 def run(options: argparse.Namespace) -> int:
     """Measures, writes, prints; returns the exit status."""
@@ -80,5 +85,6 @@ def _series(found: Measures, name: str, measures: Any) -> tuple[Any, ...]:
 
 
 def _write_rows(found: Measures, path: Path) -> None:
-    rows = found.rows()
-    write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
+    write_csv(
+        path, _COLUMNS, [[row[name] for name in _COLUMNS] for row in found.rows()]
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from dai_plugin.cli import chosen
 from dai_plugin.cli.images import ImageSet, load_images
-from dai_plugin.cli.networks import Loaded, input_channels
+from dai_plugin.cli.labels import fit_labels
+from dai_plugin.cli.networks import Loaded
 from dai_plugin.cli.trial import try_out
 from dai_plugin.measures.measure import measure
 from dai_plugin.measures.results import Measures
 
+_BY_CLASS = ("layers",)  # labels say which images are alike, whatever they are called
 INTERRUPTED = 130  # the exit status of what Ctrl-C has ended
 
 
@@ -43,10 +46,19 @@ def measured(options: argparse.Namespace, groups: Sequence[Any]) -> Measures:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = loaded.model.to(device)
     first = torch.stack([images[i][0] for i in range(min(2, len(images)))])
-    try_out(model, first.to(device), known)
+    outputs = try_out(model, first.to(device), known)
+    if any(group not in _BY_CLASS for group in groups):
+        images = fit_labels(images, loaded.classes, outputs)
     found = measure(
         model,
-        DataLoader(images, batch_size=options.batch_size, num_workers=options.workers),
+        DataLoader(
+            images,
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            worker_init_fn=_terminated_as_interrupted,
+            # Ctrl-C while one is started may be lost: they are started once.
+            persistent_workers=options.workers > 0,
+        ),
         measures=groups,
         layers=layers,
         scheme=scheme,
@@ -59,6 +71,11 @@ def measured(options: argparse.Namespace, groups: Sequence[Any]) -> Measures:
         progress=sys.stderr.isatty(),
     )
     return replace(found, about={**found.about, **_about(options, images)})
+
+
+def _terminated_as_interrupted(worker: int) -> None:
+    """In a loading process: SIGTERM to all of a job is for the first one to tell."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def ended(found: Measures) -> int:
@@ -80,7 +97,7 @@ def _images(options: argparse.Namespace, loaded: Loaded) -> ImageSet:
         options.data,
         resize=resize,
         crop=crop,
-        channels=input_channels(loaded.model),
+        channels=loaded.channels,
         skip_unreadable=options.skip_unreadable,
         limit=options.limit,
     )
@@ -98,7 +115,6 @@ def _about(options: argparse.Namespace, images: ImageSet) -> dict[str, Any]:
         "command": shlex.join(["dai-plugin", *options.words]),
         "source": [str(_whole(Path(each))) for each in options.data],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "classes": images.classes,
         "skipped": images.skipped,
     }
 

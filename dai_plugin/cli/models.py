@@ -64,6 +64,7 @@ def load_model(
         source, content, told = found
         options = told | options
     if content is None:
+        _expect_file(source, key, prefix)
         return ready(_built(source, weights, options, key, trust))
     beside = content if isinstance(content, Mapping) else {}
     known = beside.get("model_args")
@@ -85,7 +86,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not (equals and name.isidentifier()):
             raise ValueError(f"model arguments are name=value, got {pair!r}")
         try:
             options[name] = json.loads(value)
@@ -122,6 +123,16 @@ def _built(
     if file:
         return from_saved(Path(source), key, trust)
     return from_hugging_face(source, not bare, options, trust)
+
+
+def _expect_file(source: str, key: str | None, prefix: str | None) -> None:
+    file = Path(source).is_file() and not source.endswith(".py")
+    for flag, given in (("--key", None if file else key), ("--prefix", prefix)):
+        if given is not None:
+            raise ValueError(
+                f"{flag} {given} says where in a file of weights those of the network "
+                f"lie, and no such file was given: add --weights FILE"
+            )
 
 
 def _absent(source: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,9 @@ def output_folder(path: str, inputs: Iterable[str] = ()) -> Path:
         OSError: nothing can be written there.
     """
     folder = Path(path)
-    for given in map(Path, inputs):
-        if given.is_dir() and folder.resolve().is_relative_to(given.resolve()):
+    for given in inputs:
+        below = os.path.isdir(given) and Path(given).resolve()
+        if below and folder.resolve().is_relative_to(below):
             raise UsageError(
                 f"argument --output: {folder} lies in the data folder {given}, whose "
                 "images are read at any depth; give a folder outside it"
@@ -75,7 +77,7 @@ def results(
         raise OSError(
             f"the results cannot be written to {folder} "
             f"({error.strerror or error}); what was there before is whole: make room, "
-            "or give another --output"
+            "or give another folder"
         ) from error
 
 

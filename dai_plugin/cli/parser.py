@@ -1,10 +1,33 @@
 """Every command and its flags."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from dai_plugin import __version__
 from dai_plugin.cli import values
 from dai_plugin.cli.groups import add_flags
+
+_EXAMPLES: Mapping[str, str] = {
+    "layers": """\
+  dai-plugin layers --model resnet50
+  dai-plugin layers --model models.py:build --model-args width=0.5
+""",
+    "measure": """\
+  dai-plugin measure --model resnet50 --weights DEFAULT --data photos --output before
+  dai-plugin measure --model models.py:build --weights model.pth --data photos \\
+      --output after --measures layers,output,strength
+""",
+    "score": """\
+  dai-plugin score --model timm/resnet18 --data cifar10:data --output scores
+""",
+    "report": """\
+  dai-plugin report before after --output page --format png pdf
+""",
+    "compare": """\
+  dai-plugin compare before after --max-drop consistency=0.02
+""",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -12,15 +35,23 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="dai-plugin",
         description="What a vision network does when its images are transformed.",
+        epilog="examples:\n" + "".join(_EXAMPLES.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_traceback(whole, default=False)
     whole.add_argument("--version", action="version", version=__version__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(name: str, about: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=about, description=about)
-        added.add_argument(
-            "--traceback", action="store_true", help="show where an error came from"
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=about,
+            epilog="examples:\n" + _EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        # Without a default, which would take the place of the flag before the command.
+        _add_traceback(added, default=argparse.SUPPRESS)
         return added
 
     _add_model(command("layers", "what layers='auto' would take"))
@@ -32,6 +63,15 @@ def parser() -> argparse.ArgumentParser:
     _add_report(command("report", "measured networks side by side, on a page"))
     _add_compared(command("compare", "is a network worse than the one before it?"))
     return whole
+
+
+def _add_traceback(parser: argparse.ArgumentParser, default: Any) -> None:
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=default,
+        help="show where an error came from",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

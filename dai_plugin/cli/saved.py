@@ -1,5 +1,6 @@
 """Networks in files: what a function builds, and what was saved whole."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,28 @@ def from_function(path: Path, function: str, options: Mapping[str, Any]) -> Load
     build = from_file(path, function, wanted)
     if not callable(build):
         raise ValueError(f"{path}:{function} is no function; give {wanted}")
+    _expect_arguments(build, options, f"{path}:{function}")
     model = build(**options)
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{path}:{function} returns a {type(model).__name__}; give {wanted}"
         )
     return configured(model, function)
+
+
+def _expect_arguments(build: Any, options: Mapping[str, Any], source: str) -> None:
+    try:
+        taken = inspect.signature(build)
+    except ValueError:  # of what is written in another language
+        return
+    try:
+        taken.bind(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"{source}{taken} cannot be called with the arguments "
+            f"{', '.join(options) or 'none'} ({error}): --model-args NAME=VALUE gives "
+            "others"
+        ) from error
 
 
 def from_saved(path: Path, key: str | None, trust: bool) -> Loaded:

@@ -9,13 +9,16 @@ from dai_plugin.measures.taps import Taps
 from dai_plugin.views.normalization import Normalization
 
 
-def try_out(model: nn.Module, images: Tensor, known: Normalization) -> None:
+def try_out(model: nn.Module, images: Tensor, known: Normalization) -> int | None:
     """Runs the network once.
 
     Args:
         model: on the device of the images.
         images: `[B, C, H, W]`, uint8.
         known: the normalisation that the network takes.
+
+    Returns:
+        How many classes the network tells apart, None if its output is no logits.
 
     Raises:
         ValueError: its output is NaN; the first module that gave NaN is named.
@@ -34,6 +37,11 @@ def try_out(model: nn.Module, images: Tensor, known: Normalization) -> None:
     try:
         with Taps(model, []).looking():
             output = model(known.prepare(images))
+    except Exception as error:
+        error.add_note(
+            f"tried on images {list(images.shape)}; --resize and --crop set their size"
+        )
+        raise
     finally:
         for hook in hooks:
             hook.remove()
@@ -42,11 +50,15 @@ def try_out(model: nn.Module, images: Tensor, known: Normalization) -> None:
             f"the output of {type(model).__name__} is NaN for the first images of the "
             f"data ({known}); the first of its modules that gives NaN is {spoilt[0]}"
         )
+    rows = [leaf for leaf in _floats(output) if leaf.dim() and len(leaf) == len(images)]
+    logits = bool(rows) and rows[0].dim() == 2 and rows[0].shape[1] > 1
+    return rows[0].shape[1] if logits else None
 
 
 def _nan(output: Any) -> bool:
-    return any(
-        bool(leaf.isnan().any())
-        for leaf in pytree.tree_leaves(output)
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    )
+    return any(bool(leaf.isnan().any()) for leaf in _floats(output))
+
+
+def _floats(output: Any) -> list[Tensor]:
+    leaves = pytree.tree_leaves(output)
+    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]

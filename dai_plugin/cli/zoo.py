@@ -78,6 +78,7 @@ def from_torchvision(
         _side(getattr(preset, "crop_size", getattr(preset, "resize_size", 224))),
         trained=chosen is not None,
         name=name,
+        classes=chosen.meta.get("categories") if chosen else None,
     )
 
 
