@@ -108,6 +108,7 @@ ORDER = [
     "measures.similarity",
     "measures.compared",
     "measures.constants",
+    "measures.counts",
     "measures.fields",
     "measures.filters",
     "measures.liquid",
