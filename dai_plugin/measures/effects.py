@@ -7,6 +7,7 @@ constants, in the order of `constants.py`; results may leave [0, 1].
 import io
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -36,9 +37,9 @@ def shot_noise(x: Tensor, draws: Draws, photons: float) -> Tensor:
 
 def impulse_noise(x: Tensor, draws: Draws, amount: float) -> Tensor:
     """Turns a share of the channels of all pixels to 0 or 1, as often each."""
-    chance = draws.uniform(0, 1, *x.shape[1:])
-    salted = torch.where(chance < amount, 1.0, x)
-    return torch.where(chance < amount / 2, 0.0, salted)
+    extremes = F.hardshrink(draws.uniform(-1, 1, *x.shape[1:]), 1 - amount)
+    # Where they are not 0, beyond [0, 1] on either side.
+    return torch.add(x, extremes, alpha=2 / (1 - amount))
 
 
 def speckle_noise(x: Tensor, draws: Draws, scale: float) -> Tensor:
@@ -93,8 +94,8 @@ def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
 def brightness(x: Tensor, draws: Draws, change: float) -> Tensor:
     """Adds to the value of HSV: with hue and saturation kept, colours scale with it."""
     value = x.amax(1, keepdim=True)
-    changed = (value + change).clamp(0, 1)
-    return torch.where(value > 0, x * (changed / value), changed)
+    black = (value <= 0).to(x)  # counts as 1, for no division by 0
+    return (x + black).mul_((value + change).clamp_(0, 1).div_(value + black))
 
 
 def saturate(x: Tensor, draws: Draws, factor: float, change: float) -> Tensor:
@@ -114,19 +115,20 @@ def saturate(x: Tensor, draws: Draws, factor: float, change: float) -> Tensor:
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
     """Encodes and decodes with Pillow, on the CPU whatever the device."""
     levels = (x * 255).round_().clamp_(0, 255).to("cpu", torch.uint8)
-    pixels = levels.permute(0, 2, 3, 1).contiguous()
-    read = bytearray().join(_through_jpeg(image, quality) for image in pixels)
-    decoded = torch.frombuffer(read, dtype=torch.uint8).view_as(pixels)
-    return decoded.to(x.device).permute(0, 3, 1, 2).to(x) / 255
+    lines = levels.transpose(1, 2).contiguous()
+    read = bytearray().join(_through_jpeg(image, quality) for image in lines)
+    decoded = torch.frombuffer(read, dtype=torch.uint8).view_as(lines)
+    return decoded.to(x.device).transpose(1, 2).to(x).div_(255)
 
 
-def _through_jpeg(pixels: Tensor, quality: int) -> bytes:
-    """An image `[H, W, C]` of whole grey levels, compressed and read again."""
-    height, width, channels = pixels.shape
-    mode, file = "RGB" if channels == 3 else "L", io.BytesIO()
-    image = Image.frombytes(mode, (width, height), pixels.numpy().tobytes())
+def _through_jpeg(lines: Tensor, quality: int) -> bytes:
+    """An image `[H, C, W]` of whole grey levels, compressed and read again."""
+    height, channels, width = lines.shape
+    mode, order = ("RGB", "RGB;L") if channels == 3 else ("L", "L")
+    levels, file = lines.numpy().tobytes(), io.BytesIO()
+    image = Image.frombytes(mode, (width, height), levels, "raw", order)
     image.save(file, "JPEG", quality=quality)
-    read: bytes = Image.open(file).tobytes()
+    read: bytes = Image.open(file).tobytes("raw", order)
     return read
 
 

@@ -92,15 +92,15 @@ def frosted_glass(draws: Draws, size: int) -> Tensor:
     creases = (1 - 4 * height.abs()).clamp(min=0)
     crystals = _standard(_standard(creases) + 2 * _standard(grain))
     tint = crystals.new_tensor([-0.07, 0.02, 0.05])
-    pictures = (level + 0.11 * crystals)[:, None] + tint[:, None, None]
-    return pictures.clamp(0, 1)
+    glass = torch.add(level, crystals, alpha=0.11)[:, None] + tint[:, None, None]
+    return glass.clamp_(0, 1)
 
 
 def _standard(fields: Tensor) -> Tensor:
     fields = fields - fields.mean((1, 2), keepdim=True)
-    return fields / fields.square().mean((1, 2), keepdim=True).sqrt()
+    return fields.div_(fields.square().mean((1, 2), keepdim=True).sqrt())
 
 
 def _stretched(fields: Tensor) -> Tensor:
     fields = fields - fields.amin((1, 2), keepdim=True)
-    return fields / fields.amax((1, 2), keepdim=True)
+    return fields.div_(fields.amax((1, 2), keepdim=True))

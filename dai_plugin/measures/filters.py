@@ -212,7 +212,7 @@ def _sources(moves: Tensor, reach: int) -> Tensor:
     turns[inner] = True
     taken = own + steps.flatten()
     had_turn = (taken > own) & turns.flatten().index_select(0, taken)
-    last, ends = own, torch.where(had_turn, taken, own)
+    last, ends = own, own + steps.flatten() * had_turn
     while not torch.equal(last, ends):
         last = ends.index_select(0, ends)
         ends = last.index_select(0, last)
