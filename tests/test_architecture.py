@@ -111,6 +111,7 @@ ORDER = [
     "measures.counts",
     "measures.fields",
     "measures.filters",
+    "measures.shuffles",
     "measures.liquid",
     "measures.weather",
     "measures.effects",

@@ -15,6 +15,7 @@ from dai_plugin.measures import filters
 from dai_plugin.measures.constants import CONSTANTS, EXTRA_NAMES, NAMES
 from dai_plugin.measures.corruptions import corrupt
 from dai_plugin.measures.fields import Draws, frosted_glass, plasma
+from dai_plugin.measures.shuffles import shuffled
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="needs --extra reference")
 
@@ -232,7 +233,7 @@ def test_pixels_are_shuffled_as_one_after_another(reach):
                 down, right = moves[field, :, k, y, x].tolist()
                 literal[k, :, y, x] = literal[k, :, y + down, x + right]
     fields = [(down + reach) * 2 * reach + right + reach for down, right in moves]
-    assert torch.equal(filters.shuffled(images, fields, reach), literal)
+    assert torch.equal(shuffled(images, fields, reach), literal)
 
 
 def test_clouds_are_the_diamond_square_algorithm():
@@ -366,7 +367,7 @@ def test_glass_blur_shuffles_between_two_blurs(of, severity):
     for _ in range(repeats):
         moves = draws.integers(4 * reach**2, 32, 32)
         assert (moves.min(), moves.max()) == (0, 4 * reach**2 - 1)
-        literal = filters.shuffled(literal, [moves], reach)
+        literal = shuffled(literal, [moves], reach)
     ours = corrupt(images, "glass_blur", severity, [4], constants=of)
     torch.testing.assert_close(ours, filters.gaussian(literal, sigma).clamp(0, 1))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from dai_plugin.measures import filters
 from dai_plugin.measures.counts import poisson_counts
 from dai_plugin.measures.fields import Draws
+from dai_plugin.measures.shuffles import shuffled
 
 _ROUNDING = 1e-3  # of grey levels
 
@@ -64,7 +65,7 @@ def glass_blur(
     # Cut off to grey levels, as published; what is a level already must stay it.
     x = (filters.gaussian(x, sigma) * 255 + _ROUNDING).floor() / 255
     moves = (draws.integers(4 * reach**2, *x.shape[2:]) for _ in range(repeats))
-    return filters.gaussian(filters.shuffled(x, moves, reach), sigma)
+    return filters.gaussian(shuffled(x, moves, reach), sigma)
 
 
 def motion_blur(x: Tensor, draws: Draws, radius: int, sigma: float) -> Tensor:
