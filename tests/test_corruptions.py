@@ -15,6 +15,7 @@ from dai_plugin.measures import filters
 from dai_plugin.measures.constants import CONSTANTS, EXTRA_NAMES, NAMES
 from dai_plugin.measures.corruptions import corrupt
 from dai_plugin.measures.fields import Draws, frosted_glass, plasma
+from dai_plugin.measures.shuffles import shuffled
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="needs --extra reference")
 
@@ -144,7 +145,8 @@ def constants(of, name, severity):
 
 @pytest.mark.parametrize(("of", "severity"), every("gaussian_blur"))
 def test_gaussian_blur_is_scipys(of, severity):
-    images = photographs(2, 40, 33)
+    """Sides above 64 pixels are blurred in stretches."""
+    images = photographs(2, 140, 33)
     sigma = constants(of, "gaussian_blur", severity)
     ours = arrays(corrupt(images, "gaussian_blur", severity, [0, 1], constants=of))
     for image, changed in zip(arrays(images), ours, strict=True):
@@ -222,16 +224,17 @@ def test_pixels_are_shuffled_as_one_after_another(reach):
     """Chains of any length end where a loop over the pixels would have ended."""
     torch.manual_seed(reach)
     images = torch.rand(3, 3, 30, 21)
-    moves = torch.randint(-reach, reach, (3, 2, 30, 21))
-    moves[0] = reach - 1  # the longest chains
-    moves[1, 1] = 0
+    moves = torch.randint(-reach, reach, (2, 2, 3, 30, 21), dtype=torch.int32)
+    moves[:, :, 0] = reach - 1  # the longest chains
+    moves[:, 1, 1] = 0
     literal = images.clone()
-    for k in range(3):
+    for field, k in np.ndindex(2, 3):
         for y in range(30 - reach, reach, -1):
             for x in range(21 - reach, reach, -1):
-                down, right = moves[k, :, y, x].tolist()
+                down, right = moves[field, :, k, y, x].tolist()
                 literal[k, :, y, x] = literal[k, :, y + down, x + right]
-    assert torch.equal(filters.shuffled(images, moves, reach), literal)
+    fields = [(down + reach) * 2 * reach + right + reach for down, right in moves]
+    assert torch.equal(shuffled(images, fields, reach), literal)
 
 
 def test_clouds_are_the_diamond_square_algorithm():
@@ -319,8 +322,8 @@ def test_pixelate_and_jpeg_are_pillows(of, severity, side):
 def test_points_are_read_as_scipy_reads_them():
     """For both kinds of mirrored border, far outside too."""
     images = photographs(1, 20, 27)
-    points = torch.rand(1, 20, 27, 2) * 60 - 20
-    where = [points[0, ..., 1].numpy(), points[0, ..., 0].numpy()]
+    points = torch.rand(1, 2, 20, 27) * 60 - 20
+    where = [points[0, 1].numpy(), points[0, 0].numpy()]
     for border, mode in (("reflect", "mirror"), ("symmetric", "reflect")):
         ours = filters.sample(images, points, border)[0].numpy()
         for channel, image in zip(ours, images[0].numpy(), strict=True):
@@ -363,9 +366,9 @@ def test_glass_blur_shuffles_between_two_blurs(of, severity):
     sigma, reach, repeats = constants(of, "glass_blur", severity)
     literal = (filters.gaussian(images, sigma) * 255 + 1e-3).floor() / 255
     for _ in range(repeats):
-        moves = draws.integers(-reach, reach, 2, 32, 32)
-        assert (moves.min(), moves.max()) == (-reach, reach - 1)
-        literal = filters.shuffled(literal, moves, reach)
+        moves = draws.integers(4 * reach**2, 32, 32)
+        assert (moves.min(), moves.max()) == (0, 4 * reach**2 - 1)
+        literal = shuffled(literal, [moves], reach)
     ours = corrupt(images, "glass_blur", severity, [4], constants=of)
     torch.testing.assert_close(ours, filters.gaussian(literal, sigma).clamp(0, 1))
 

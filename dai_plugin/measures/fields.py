@@ -30,11 +30,11 @@ class Draws:
             field.uniform_(low, high, generator=stream)
         return fields
 
-    def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from `low` up to but not including `high`, `[N, *shape]`."""
-        fields = self._empty(shape, torch.int64)
+    def integers(self, count: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 up to but not including `count`, `[N, *shape]` int32."""
+        fields = self._empty(shape, torch.int32)
         for field, stream in zip(fields, self._streams, strict=True):
-            field.random_(low, high, generator=stream)
+            field.random_(count, generator=stream)
         return fields
 
     def poisson(self, rates: Tensor) -> Tensor:
@@ -60,21 +60,23 @@ def plasma(draws: Draws, size: int, decay: float) -> Tensor:
     Source: Fournier, Fussell & Carpenter, Communications of the ACM 25(6), 1982.
     """
     noise = draws.uniform(-1, 1, size, size)
-    heights = torch.zeros_like(noise)
+    corners = noise.new_zeros(len(noise), 1, 1)
     step, reach = size, 100.0
     while step >= 2:
         whole, half = slice(0, None, step), slice(step // 2, None, step)
-        corners = heights[:, whole, whole]
-        right = corners + corners.roll(-1, 2)
-        down = corners + corners.roll(-1, 1)
-        centres = (right + right.roll(-1, 1)) / 4 + reach**2 * noise[:, half, half]
-        heights[:, half, half] = centres
-        above = (right + centres + centres.roll(1, 1)) / 4
-        heights[:, whole, half] = above + reach**2 * noise[:, whole, half]
-        beside = (down + centres + centres.roll(1, 2)) / 4
-        heights[:, half, whole] = beside + reach**2 * noise[:, half, whole]
+        right, down = corners + corners.roll(-1, 2), corners + corners.roll(-1, 1)
+        centres = (right + right.roll(-1, 1)).div_(4)
+        centres.add_(noise[:, half, half], alpha=reach**2)
+        above = (right + centres).add_(centres.roll(1, 1)).div_(4)
+        above.add_(noise[:, whole, half], alpha=reach**2)
+        beside = (down + centres).add_(centres.roll(1, 2)).div_(4)
+        beside.add_(noise[:, half, whole], alpha=reach**2)
+        finer = noise.new_empty(len(noise), 2 * size // step, 2 * size // step)
+        finer[:, ::2, ::2], finer[:, ::2, 1::2] = corners, above
+        finer[:, 1::2, ::2], finer[:, 1::2, 1::2] = beside, centres
+        corners = finer
         step, reach = step // 2, reach / decay
-    return _stretched(heights)
+    return _stretched(corners)
 
 
 def frosted_glass(draws: Draws, size: int) -> Tensor:
@@ -90,15 +92,15 @@ def frosted_glass(draws: Draws, size: int) -> Tensor:
     creases = (1 - 4 * height.abs()).clamp(min=0)
     crystals = _standard(_standard(creases) + 2 * _standard(grain))
     tint = crystals.new_tensor([-0.07, 0.02, 0.05])
-    pictures = (level + 0.11 * crystals)[:, None] + tint[:, None, None]
-    return pictures.clamp(0, 1)
+    glass = torch.add(level, crystals, alpha=0.11)[:, None] + tint[:, None, None]
+    return glass.clamp_(0, 1)
 
 
 def _standard(fields: Tensor) -> Tensor:
     fields = fields - fields.mean((1, 2), keepdim=True)
-    return fields / fields.square().mean((1, 2), keepdim=True).sqrt()
+    return fields.div_(fields.square().mean((1, 2), keepdim=True).sqrt())
 
 
 def _stretched(fields: Tensor) -> Tensor:
     fields = fields - fields.amin((1, 2), keepdim=True)
-    return fields / fields.amax((1, 2), keepdim=True)
+    return fields.div_(fields.amax((1, 2), keepdim=True))

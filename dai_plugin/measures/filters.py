@@ -1,6 +1,8 @@
-"""Blurs, zooms and shuffles of `[N, C, H, W]` images: pure functions."""
+"""Blurs and zooms of `[N, C, H, W]` images: pure functions."""
 
 import math
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -37,8 +39,20 @@ def gaussian(
 
 def separable(images: Tensor, weights: Tensor, border: Border) -> Tensor:
     """Correlates both axes with the same odd number of weights."""
-    rows, columns = (_band(size, weights, border) for size in images.shape[-2:])
-    return rows.to(images) @ images @ columns.T.to(images)
+    height, width = images.shape[-2:]
+    reach = len(weights) // 2
+    rows, columns = (_band(n, weights, border).to(images) for n in (height, width))
+    parts = [rows[o, i] @ images[..., i, :] for o, i in _blocks(height, reach)]
+    images = torch.cat(parts, -2)
+    parts = [images[..., i] @ columns[o, i].T for o, i in _blocks(width, reach)]
+    return torch.cat(parts, -1)
+
+
+def _blocks(side: int, reach: int) -> Iterator[tuple[slice, slice]]:
+    """Stretches of an axis, and where the pixels lie that they are made of."""
+    for start in range(0, side, 64):
+        stop = min(start + 64, side)
+        yield slice(start, stop), slice(max(start - reach, 0), stop + reach)
 
 
 def _band(size: int, weights: Tensor, border: Border) -> Tensor:
@@ -66,7 +80,7 @@ def correlate(images: Tensor, kernel: Tensor) -> Tensor:
     """Correlates images with a `[K, K]` kernel (K odd) by FFT, mirrored at borders."""
     height, width = images.shape[-2:]
     radius = len(kernel) // 2
-    padded = _padded(images, radius, "reflect")
+    padded = F.pad(images, (radius,) * 4, mode="reflect")
     size = [_even(side) for side in padded.shape[-2:]]
     # A correlation is the convolution with the mirrored kernel.
     spectrum = torch.fft.rfft2(kernel.flip(0, 1).to(images), s=size)
@@ -80,14 +94,6 @@ def correlate(images: Tensor, kernel: Tensor) -> Tensor:
 def _even(side: int) -> int:
     """A length that transforms fast."""
     return -(-side // 16) * 16
-
-
-def _padded(images: Tensor, radius: int, border: Border) -> Tensor:
-    for axis in (-2, -1):
-        size = images.shape[axis]
-        reach = torch.arange(-radius, size + radius, device=images.device)
-        images = images.index_select(axis, inside(reach, size, border))
-    return images
 
 
 def motion(images: Tensor, angles: Tensor, radius: int, sigma: float) -> Tensor:
@@ -104,15 +110,23 @@ def motion(images: Tensor, angles: Tensor, radius: int, sigma: float) -> Tensor:
     height, width = images.shape[-2:]
     reach = 2 * radius
     weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(reach + 1)]
-    total = sum(weights)
-    padded, blurred = _padded(images, reach, "edge"), torch.zeros_like(images)
-    for source, target, angle in zip(padded, blurred, angles.tolist(), strict=True):
-        right, down = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        for i, weight in enumerate(weights):
-            y, x = (reach + math.ceil(i * d - 0.5) for d in (down, right))
-            part = source[:, y : y + height, x : x + width]
-            target.add_(part, alpha=weight / total)
-    return blurred
+    # Neighbours in angle share most of their steps, and are blurred together.
+    order = angles.argsort()
+    padded = F.pad(images[order], (reach,) * 4, mode="replicate")
+    blurred = torch.zeros_like(images)
+    turns = [math.radians(angle) for angle in angles[order].tolist()]
+    lines = torch.tensor(
+        [(math.sin(t), math.cos(t)) for t in turns], dtype=torch.float64
+    )
+    steps = (torch.arange(reach + 1)[:, None, None] * lines - 0.5).ceil().long() + reach
+    for weight, places in zip(weights, steps.tolist(), strict=True):
+        start = 0
+        for (y, x), run in groupby(places):
+            stop = start + len(list(run))
+            part = padded[start:stop, :, y : y + height, x : x + width]
+            blurred[start:stop].add_(part, alpha=weight / sum(weights))
+            start = stop
+    return blurred[order.argsort()]
 
 
 def zoomed(images: Tensor, factor: float) -> Tensor:
@@ -141,7 +155,7 @@ def coarse(images: Tensor, share: float) -> Tensor:
     height, width = images.shape[-2:]
     for axis in (-1, -2):
         images = _means(images, axis, int(images.shape[axis] * share))
-    for axis, side in ((-2, height), (-1, width)):
+    for axis, side in ((-1, width), (-2, height)):
         shown = torch.arange(side, dtype=torch.float64) + 0.5
         block = (shown * images.shape[axis] / side).long()
         images = images.index_select(axis, block.to(images.device))
@@ -158,42 +172,14 @@ def _means(images: Tensor, axis: int, count: int) -> Tensor:
     return totals / (lengths if axis == -1 else lengths[:, None])
 
 
-def shuffled(images: Tensor, moves: Tensor, reach: int) -> Tensor:
-    """Copies pixels from their neighbourhood, one after another, in place.
-
-    From the last pixel to the first, each takes the colour that its neighbour has by
-    then. A neighbour that had its turn before passes on what it took itself, so colours
-    travel along chains; these are followed by pointer doubling, all pixels at once.
-
-    Args:
-        images: `[N, C, H, W]`.
-        moves: `[N, 2, H, W]`, from each pixel to its neighbour down and right, from
-            -reach to reach - 1.
-        reach: the first reach + 1 and the last reach - 1 rows and columns have no turn.
-    """
-    height, width = images.shape[-2:]
-    count, device = height * width, images.device
-    y = torch.arange(height, device=device)[:, None]
-    x = torch.arange(width, device=device)
-    turns = (y > reach) & (y <= height - reach) & (x > reach) & (x <= width - reach)
-    own = y * width + x
-    taken = torch.where(turns, own + moves[:, 0] * width + moves[:, 1], own)
-    # Entries below `count` are pixels after their turn, those above before it.
-    had_turn = (taken > own) & turns.flatten()[taken]
-    after = torch.where(had_turn, taken, taken + count).flatten(1)
-    while bool((open_ends := after < count).any()):
-        further = after.gather(1, after.clamp(max=count - 1))
-        after = torch.where(open_ends, further, after)
-    index = (after - count)[:, None].expand(-1, images.shape[1], -1)
-    return images.flatten(2).gather(2, index).view_as(images)
-
-
 def sample(images: Tensor, points: Tensor, border: Border) -> Tensor:
-    """Reads images `[N, C, H, W]` bilinearly at points `[N, H, W, 2]` (x, y) in pixels.
+    """Reads images `[N, C, H, W]` bilinearly at points `[N, 2, H, W]` (x, y) in pixels.
 
     The border is "reflect" or "symmetric".
     """
     corners = border == "reflect"
-    size = points.new_tensor(images.shape[:-3:-1])
-    grid = 2 * points / (size - 1) - 1 if corners else (2 * points + 1) / size - 1
+    size = points.new_tensor(images.shape[:-3:-1])[:, None, None]
+    step = 2 / (size - 1) if corners else 2 / size
+    first = -torch.ones_like(step) if corners else step / 2 - 1
+    grid = torch.addcmul(first, points, step).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=corners)

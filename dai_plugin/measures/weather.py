@@ -1,6 +1,7 @@
 """Fog, frost, snow and spatter: what lies between a lens and the world."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dai_plugin.measures import filters
@@ -12,13 +13,14 @@ def fog(x: Tensor, draws: Draws, thickness: float, decay: float) -> Tensor:
     """Adds clouds, and keeps how bright the brightest is."""
     brightest = x.amax((1, 2, 3), keepdim=True)
     clouds = _cropped(plasma(draws, _power(x), decay)[:, None], x)
-    return (x + thickness * clouds) * brightest / (brightest + thickness)
+    foggy = torch.add(x, clouds, alpha=thickness)
+    return foggy.mul_(brightest / (brightest + thickness))
 
 
 def frost(x: Tensor, draws: Draws, share: float, amount: float) -> Tensor:
     """Blends images with pictures of frost, made for each."""
     pictures = _cropped(frosted_glass(draws, _power(x)), x)
-    return share * x + amount * _as(pictures, x)
+    return (share * x).add_(_as(pictures, x), alpha=amount)
 
 
 def snow(
@@ -35,10 +37,10 @@ def snow(
     """Whitens images and adds flakes that fall in a random direction, twice."""
     flakes = mean + spread * draws.normal(1, *x.shape[2:])
     flakes = filters.zoomed(flakes, zoom)
-    flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
+    flakes = F.threshold(flakes, threshold, 0).clamp_(max=1)
     flakes = filters.motion(flakes, draws.uniform(-135, -45), radius, sigma)
     whitened = torch.maximum(x, _grey(x) * 1.5 + 0.5)
-    return share * x + (1 - share) * whitened + flakes + flakes.rot90(2, (2, 3))
+    return whitened.lerp_(x, share).add_(flakes + flakes.rot90(2, (2, 3)))
 
 
 def spatter(
@@ -58,7 +60,7 @@ def spatter(
         layer = filters.gaussian((liquid > threshold).to(x), strength)[:, None]
         layer = torch.where(layer < 0.8, 0.0, layer)
         return torch.lerp(x, _colour((63, 42, 20), x), layer)
-    liquid = torch.where(liquid < threshold, 0.0, liquid).clamp(0, 1)
+    liquid = F.threshold(liquid, threshold, 0).clamp_(max=1)
     return x + strength * drops(liquid)[:, None] * _colour((175, 238, 238), x)
 
 
@@ -75,8 +77,8 @@ def _grey(x: Tensor) -> Tensor:
     """Luma of ITU-R BT.601, `[N, 1, H, W]`; grey images are their own."""
     if x.shape[1] == 1:
         return x
-    weights = x.new_tensor([0.299, 0.587, 0.114])
-    return (x * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
 def _as(pictures: Tensor, x: Tensor) -> Tensor:
