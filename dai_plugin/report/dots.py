@@ -58,7 +58,9 @@ def draw_output(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
     rows = output_rows(runs)
     told = {m: SHARES[m] for m in SHARES if any(r["measure"] == m for r in rows)}
     names = [run.name for run in runs]
-    return _draw(rows, "measure", told, names, "mean and 95 % interval", axes)
+    seeds = any(len(run.seeds) > 1 for run in runs)
+    words = "mean and 95 % interval" + (", of seeds ± deviation" if seeds else "")
+    return _draw(rows, "measure", told, names, words, axes)
 
 
 def corruption_rows(runs: Sequence[Run]) -> list[Row]:

@@ -1,7 +1,8 @@
-"""Numbers behind the figures: means with intervals, over images or over seeds.
+"""Numbers behind the figures: means with intervals over images, or between seeds.
 
 A figure's numbers are rows: dictionaries with "run" and what else tells them apart. Of
-one network the interval is over images, of several seeds over the seeds' means.
+one network the interval is over images; of several seeds it is their mean, plus and
+minus the standard deviation between them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dai_plugin.measures.passes import PIXELS
-from dai_plugin.report.bootstrap import interval
+from dai_plugin.report.bootstrap import interval, spread
 from dai_plugin.report.runs import Run
 
 Row = dict[str, Any]
@@ -81,7 +82,7 @@ def pooled(tables: Sequence[Tensor], grid: bool) -> tuple[Any, Any, Any]:
         tables = [table.reshape(len(table), -1).nanmean(1) for table in tables]
     if len(tables) > 1:
         means = [table.nanmean(0) if of_images else table for table in tables]
-        return interval(torch.stack(means).numpy())
+        return spread(torch.stack(means).numpy())
     if of_images:
         return interval(tables[0].numpy())
     nothing = torch.full_like(tables[0], torch.nan).numpy()

@@ -16,7 +16,12 @@ from torch import Tensor
 
 from dai_plugin.measures.passes import PIXELS
 from dai_plugin.measures.results import Measures
-from dai_plugin.report.bootstrap import difference, difference_of_means, interval
+from dai_plugin.report.bootstrap import (
+    difference,
+    difference_of_means,
+    interval,
+    spread,
+)
 from dai_plugin.report.runs import Run
 
 # Of these less is better; of all others, more.
@@ -59,7 +64,8 @@ class Estimate:
 
     Attributes:
         mean: NaN if it was not measured.
-        low: lower end of the interval, over images or seeds; NaN if there is none.
+        low: lower end of the interval over images, of seeds the mean less the spread;
+            NaN if there is none.
         high: upper end.
         spread: standard deviation between seeds, NaN of one.
     """
@@ -126,13 +132,12 @@ def values(measures: Measures, of: Quantity) -> Floats:
 
 
 def estimates(run: Run, asked: Sequence[Quantity]) -> list[Estimate]:
-    """Means of a run: intervals over images, of several seeds over these."""
+    """Means of a run: intervals over images, of seeds the spread between them."""
     seeds = [_columns(seed, asked) for seed in run.seeds]
     known = np.stack([of_images for _, of_images in seeds]).all(0)
     if len(seeds) > 1:
-        means = np.stack([_mean(columns) for columns, _ in seeds])
-        spread = means.std(0, ddof=1)
-        return _estimates(*interval(means), spread)
+        found = spread(np.stack([_mean(columns) for columns, _ in seeds]))
+        return _estimates(*found, found[2] - found[0])
     mean, low, high = interval(seeds[0][0])
     low, high = (np.where(known, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
