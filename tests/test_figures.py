@@ -127,7 +127,7 @@ def test_files_are_well_formed_and_stand_alone(drawn, tmp_path):
         ids = {each.get("id", "") for each in root.iter()}
         assert b'href="http' not in svg
         assert root.findall(".//{http://www.w3.org/2000/svg}text")
-        if stem in ("scores", "output", "severities"):
+        if stem in ("invariance", "output", "severities"):
             assert names <= ids
         if stem.endswith("-layers"):
             layers = runs[0].places("layers", "score")
@@ -158,7 +158,7 @@ def test_every_figure_has_its_numbers(drawn):
         kinds = {type(value) for row in rows for value in row.values()}
         assert kinds <= {int, float, str}, stem
     with pytest.raises(
-        KeyError, match="no figure 'nothing' of these runs, only scores"
+        KeyError, match="no figure 'nothing' of these runs, only invariance"
     ):
         frame_of("nothing", runs)
 
@@ -179,7 +179,7 @@ def test_numbers_are_those_of_the_tables():
     mean, deviation = np.mean(means), np.std(means, ddof=1)
     found = [row["mean"], row["mean"] - row["low"], row["high"] - row["mean"]]
     assert found == pytest.approx([mean, deviation, deviation])
-    rows = [r for r in frame_of("scores", two) if r["layer"] == "relu2"]
+    rows = [r for r in frame_of("invariance", two) if r["layer"] == "relu2"]
     scores = [seed.scores["relu2"].numpy() for seed in two[0].seeds]
     for row in rows:
         values = np.stack(scores) if row["seed"] == 0 else scores[row["seed"] - 1]
@@ -193,10 +193,10 @@ def test_numbers_are_those_of_the_tables():
 def test_what_all_runs_have_is_drawn_and_nothing_else():
     """Without labels consistency; a series that one run lacks is left out."""
     whole = list(figures(runs_of(["a"])))
-    assert whole[:3] == ["scores", "output", "strength-rotation"]
+    assert whole[:3] == ["invariance", "output", "strength-rotation"]
     assert {"severities", "corruptions", "attacks-eps", "cka"} <= set(whole)
     for group, stems in {
-        "layers": ["scores"],
+        "layers": ["invariance"],
         "corruptions": ["severities", "corruptions"],
         "similarity": ["dissimilarity", "cka", "rank-correlation", "rdm"],
     }.items():
@@ -215,7 +215,7 @@ def test_missing_numbers_leave_gaps():
     found.tables["similarity"]["dissimilarity"]["input"][:] = torch.nan
     runs = [Run("net", [found], [Path("a")])]
     assert all(isinstance(figure, Figure) for figure in figures(runs).values())
-    empty = [r for r in frame_of("scores", runs) if not r["count"]]
+    empty = [r for r in frame_of("invariance", runs) if not r["count"]]
     assert {row["layer"] for row in empty} == {"relu1"}
     everywhere = {name: torch.full((3, 2), torch.nan) for name in ("input", "relu")}
     nothing = Measures({"layers": {"score": everywhere}}, {"name": "net"})

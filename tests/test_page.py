@@ -108,7 +108,7 @@ def test_each_figure_has_its_files(two):
     """Pictures as asked for; CSV and JSON hold the same numbers."""
     _, _, folder = two
     stems = {path.stem for path in folder.glob("*.json")}
-    assert {"scores", "output", "strength-rotation", "attacks-eps"} <= stems
+    assert {"invariance", "output", "strength-rotation", "attacks-eps"} <= stems
     for stem in stems:
         for kind in ("png", "svg", "pdf", "csv"):
             assert (folder / f"{stem}.{kind}").stat().st_size
@@ -177,7 +177,7 @@ def test_nan_is_a_dash(tmp_path):
     assert not re.search(r"\bnan\b", page.words)
     (row,) = re.findall(r'data-row="relu2".*?</tr>', page.source, re.DOTALL)
     assert re.search(r"<td[^>]*>-</td>", row)
-    rows = json.loads((tmp_path / "scores.json").read_text())
+    rows = json.loads((tmp_path / "invariance.json").read_text())
     assert any(row["median"] is None for row in rows)
 
 

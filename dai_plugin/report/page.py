@@ -6,18 +6,20 @@ import math
 import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from dai_plugin.files import together
 from dai_plugin.report.canvas import styled
 from dai_plugin.report.figures import Figure, drawings, write_figure
 from dai_plugin.report.pooled import Row
 from dai_plugin.report.runs import Run
 from dai_plugin.report.sections import missing, sections
-from dai_plugin.report.whole import write_whole
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
@@ -29,7 +31,8 @@ def write_page(
 ) -> list[Path]:
     """Writes `report.html`, and each figure with the numbers behind it.
 
-    Each file is written as a whole or not at all, the page last.
+    All files take their places at the end, the page last. Those of an earlier page
+    in the folder go, other files stay.
 
     Args:
         runs: of `read_runs`; the first is what the others are compared with.
@@ -44,21 +47,28 @@ def write_page(
     """
     if not runs:
         raise ValueError("no runs to report on; give one or more of read_runs")
-    folder, written, shown = Path(output), list[Path](), dict[str, Markup]()
-    links: dict[str, list[str]] = {}
-    for stem, drawing in drawings(runs).items():
-        figure, rows = drawing.draw(runs).figure, drawing.rows(runs)
-        files = write_figure(figure, folder, stem, formats)
-        numbers = {
-            folder / f"{stem}.csv": _csv(rows).encode(),
-            folder / f"{stem}.json": _json(rows).encode(),
-        }
-        files += write_whole(numbers)
-        written += files
-        shown[stem] = inline(figure, stem)
-        links[stem] = [path.name for path in files]
-    page = html(runs, shown, links)
-    return [*write_whole({folder / PAGE: page.encode()}), *written]
+    folder = Path(output)
+    with together(folder, PAGE, earlier(folder)) as beside:
+        shown, links = dict[str, Markup](), dict[str, list[str]]()
+        for stem, drawing in drawings(runs).items():
+            figure, rows = drawing.draw(runs).figure, drawing.rows(runs)
+            files = write_figure(figure, beside, stem, formats)
+            links[stem] = [path.name for path in files]
+            for name, text in (("csv", _csv(rows)), ("json", _json(rows))):
+                links[stem].append(f"{stem}.{name}")
+                (beside / links[stem][-1]).write_text(text, encoding="utf-8")
+            shown[stem] = inline(figure, stem)
+        page = html(runs, shown, links)
+        (beside / PAGE).write_text(page, encoding="utf-8")
+    return [folder / name for name in [PAGE, *chain.from_iterable(links.values())]]
+
+
+def earlier(folder: Path) -> list[str]:
+    """Names of the files beside the page that a folder holds: what the page links."""
+    if not (folder / PAGE).is_file():
+        return []
+    page = (folder / PAGE).read_text(encoding="utf-8", errors="replace")
+    return [unquote(name) for name in re.findall(r'<a href="([\w.%-]+)">', page)]
 
 
 def html(

@@ -109,7 +109,7 @@ def _layers(runs: Sequence[Run], stems: Sequence[str]) -> Section:
     parts: list[Part] = []
     if shown:
         parts.append(Layers(layers_of(runs, "layers", shown[0])))
-    parts += [Figure(stem) for stem in stems if stem == "scores"]
+    parts += [Figure(stem) for stem in stems if stem == "invariance"]
     parts += _choice("measure", tables)
     return _section("layers", parts, shown)
 
