@@ -51,16 +51,16 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 \
 TRAIN := --dataset digits --model allcnn --width 0.1667 --num-views 4 --batch-size 16 \
 	--epochs 16 --opt sgd-nesterov --wd 0 --lr 0.05 --lr-scheduler cosineannealinglr \
 	--scheme heavier --flip 0 --print-freq 15
-SCORE := --model reference/models.py:allcnn --data $(DEMO)/digits --scheme halved \
-	--flip 0 --resize 16 --crop 16
+MEASURE := --model reference/models.py:allcnn --data digits --scheme halved --flip 0 \
+	--resize 16 --crop 16 --measures layers,output,strength
 
-demo: install  ## train a baseline and the method on digits, score both, draw
+demo: install  ## train a baseline and the method on digits, measure both: demo/report.html
 	rm -rf $(DEMO)
-	$(BIN)/python reference/data.py $(DEMO)/digits
 	$(LAUNCH) $(TRAIN) --alpha 0 --output-dir $(DEMO)/baseline
 	$(LAUNCH) $(TRAIN) --alpha 0.5 --output-dir $(DEMO)/invariance
-	for name in baseline invariance; do $(BIN)/dai-plugin score $(SCORE) --name $$name \
-		--weights $(DEMO)/$$name/model.pth --output $(DEMO)/$$name || exit 1; done
+	for name in baseline invariance; do $(BIN)/dai-plugin measure $(MEASURE) \
+		--name $$name --weights $(DEMO)/$$name/model.pth --output $(DEMO)/$$name || \
+		exit 1; done
 	$(BIN)/dai-plugin report $(DEMO)/baseline $(DEMO)/invariance --output $(DEMO)
 
 clean:  ## what `install` and `demo` made

@@ -223,3 +223,13 @@ def test_scores_of_what_enters_the_classifier_and_of_the_output(net):
         assert len(scores) == 2
         for one, other in zip(scores.values(), expected.values(), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_a_layer_may_give_one_number_an_image():
+    """Activations `[B]` are rows of one feature."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(0, -1))
+    net[2].forward = lambda x: x.mean((1, 2, 3))
+    images = torch.rand(6, 3, 8, 8)
+    found = invariance_scores(net, images, layers=["2"], mean=0, std=1)
+    assert found["2"].shape == (6, 5)
+    assert found["2"].isfinite().all()

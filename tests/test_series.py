@@ -133,6 +133,7 @@ def test_what_does_not_suit_the_images_is_left_out_or_refused(caplog):
     found = measure(net, grey, measures=asked, **PIXELS)
     assert list(found.tables) == ["corruptions:contrast"]
     assert "corruptions:saturate is left out: saturate changes colours" in caplog.text
+    assert found.about["missing"] == ["corruptions:saturate"]
     with pytest.raises(ValueError, match="16 pixels a side"):
         case.measured(measures=["output", "corruptions"])
     assert not runs

@@ -115,7 +115,8 @@ def measure(
     families = [e for e in asked if not isinstance(e, (str, Similarity))]
     batches = Batches(base, data, mean, std, device or device_of(base))
     look = Look(model, batches, observers, Progress(progress))
-    series = look.first(_series(families, base, seed))
+    wanted = _series(families, base, seed)
+    series = look.first(wanted)
     for each in similar:
         each.check(batches.count, len(names) + 1)
 
@@ -136,6 +137,7 @@ def measure(
     parts |= {one.name: partial(along, one) for one in series}
     if similar:
         parts["similarity"] = partial(similarity, *similar)
+    unfit = [one.name for one in wanted if one not in series]
     tables, missing = _run(parts)
     about = {
         "name": name or type(base).__name__,
@@ -145,7 +147,7 @@ def measure(
         "num_transforms": num_transforms,
         "units": units,
         "seed": seed,
-        "missing": missing,
+        "missing": unfit + missing,
     }
     axes = {one.name: one.axis for one in series if one.name in tables}
     seen = batches.labels, batches.names

@@ -202,9 +202,9 @@ def relative(from_mean: Tensor, apart: Tensor) -> Tensor:
 
 
 def flat(activation: Tensor) -> Tensor:
-    """Rows `[B, D]` in float32."""
+    """Rows `[B, D]` in float32, of activations `[B]` too."""
     # Not in storage order, in which one batch may differ from the next.
-    return activation.flatten(1).float()
+    return activation.reshape(len(activation), -1).float()
 
 
 def squares(rows: Tensor, others: Tensor) -> Tensor:
