@@ -17,7 +17,7 @@ LOCK = ".lock"
 # What somebody may want to keep: without one of them nothing has been trained yet.
 RESULTS = (
     *(NAME, PREVIOUS, MODEL, BEST, "metrics.csv"),
-    *("scores.csv", "summary.json", "invariance.png"),
+    *("measures.npz", "scores.csv", "summary.json", "invariance.png"),
 )
 EVENTS = "dai_plugin/**/events*"  # of TensorBoard, which adds to what is there
 

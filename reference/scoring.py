@@ -1,4 +1,4 @@
-"""The invariance scores of a trained network, as a picture for the trackers."""
+"""The invariance scores of a trained network, measured as `dai-plugin score` does."""
 
 from importlib.util import find_spec
 
@@ -6,17 +6,19 @@ import numpy as np
 from faults import on_first
 from PIL import Image
 from run import Run
-from torch import Tensor
 from watched import held_out, protocol
 
 import dai_plugin
+from dai_plugin.cli.output import PICTURE
+from dai_plugin.cli.score import write
 
 MOST = 256  # held-out images: a minute on the CPU, nothing on a GPU
-PACKAGES = ("pandas", "matplotlib")
+BATCH = 64
+PACKAGES = ("matplotlib",)
 
 
 def show(run: Run) -> None:
-    """Writes scores.csv, summary.json and invariance.png; the trackers get the picture.
+    """Writes what `dai-plugin score` does; the trackers get the picture.
 
     Nothing without `--report-to`. With `--model-ema` they are the averaged network's.
     """
@@ -30,36 +32,36 @@ def show(run: Run) -> None:
         )
         return
     # On every process: a sharded network runs on all of them or not at all.
-    on_first(_draw, run, _scores(run))
+    on_first(_draw, run, _measured(run))
 
 
 def _missing() -> list[str]:
     return [name for name in PACKAGES if find_spec(name) is None]
 
 
-def _scores(run: Run) -> dict[str, Tensor]:
+def _measured(run: Run) -> dai_plugin.Measures:
     whole, preset = run.accelerator.unwrap_model(run.model), run.images.preset
-    images, _ = held_out(run, MOST)
-    return dai_plugin.invariance_scores(
+    images, labels = held_out(run, MOST)
+    return dai_plugin.measure(
         run.average.module if run.average else whole,
-        images,
+        list(zip(images.split(BATCH), labels.split(BATCH), strict=True)),
+        measures="layers",
         layers=run.attachment.layers,
         scheme=protocol(run),
         mean=preset.mean,
         std=preset.std,
         seed=run.args.seed,
+        # As commands call networks of files: what else tells two runs apart?
+        name=run.output.resolve().name,
     )
 
 
-def _draw(run: Run, scores: dict[str, Tensor]) -> None:
-    from dai_plugin.report import scores as report
-
-    frame = report.scores_frame(scores, run.args.model)
-    if frame["score"].isna().all():
+def _draw(run: Run, found: dai_plugin.Measures) -> None:
+    if all(scores.isnan().all() for scores in found.scores.values()):
         run.say("no picture of invariance scores: all images are alike")
         return
-    report.write_scores(frame, run.output)
-    with Image.open(run.output / "invariance.png") as file:
+    write(found, run.output)
+    with Image.open(run.output / PICTURE) as file:
         picture = np.asarray(file.convert("RGB"))
     for tracker in run.accelerator.trackers:
         form = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}

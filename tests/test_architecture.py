@@ -129,7 +129,6 @@ ORDER = [
     "report.dots",
     "report.maps",
     "report.figures",
-    "report.scores",
     "report.quantities",
     "report.compare",
     "report.parts",

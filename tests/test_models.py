@@ -13,7 +13,6 @@ from conftest import SmallNet
 from torch import nn
 
 from dai_plugin.cli.models import load_model
-from dai_plugin.cli.networks import input_channels
 
 TEN = {"num_classes": 10}
 
@@ -243,7 +242,7 @@ def test_functions_in_files(python_file):
     """Their arguments are given; what is no network is refused."""
     source = python_file("return nn.Conv2d(options['channels'], 4, 3)")
     loaded = load_model(source, options={"channels": 4})
-    assert input_channels(loaded.model) == 4
+    assert loaded.channels == 4
     assert loaded.name == "net"
     with pytest.raises(
         ValueError, match=r"returns a int; give a function that returns"
@@ -361,7 +360,7 @@ def test_networks_of_timm(tmp_path):
     again = load_model("timm/resnet18", weights=str(tmp_path / "t.pth"), options=TEN)
     assert same(again.model, net)
     grey = load_model("timm/resnet18", options={"in_chans": 1})
-    assert input_channels(grey.model) == 1
+    assert grey.channels == 1
     assert grey.normalization.none
 
 

@@ -4,12 +4,14 @@ import csv
 import importlib.util
 import json
 import struct
+import time
 
 import pytest
 import torch
 from launches import QUICK, read
 
 import dai_plugin
+from dai_plugin.cli.main import main
 
 
 def test_the_start_is_recorded(train, tmp_path):
@@ -48,6 +50,12 @@ def test_tensorboard_gets_every_layers_loss_and_weight(train, tmp_path):
     assert events.Tags()["images"] == ["invariance"]
     (picture,) = events.Images("invariance")
     assert (picture.step, picture.width > 600) == (1, True)
+    # The folder is one of `score`, too.
+    page = tmp_path / "page"
+    assert main(["report", str(tmp_path), "--output", str(page)]) == 0
+    assert {"report.html", "dynamics.png"} <= {file.name for file in page.iterdir()}
+    about = dai_plugin.Measures.load(tmp_path).about
+    assert (about["name"], about["images"]) == (tmp_path.name, 32)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -101,6 +109,14 @@ def test_a_run_ends_well_without_matplotlib(train, tmp_path, capsys, monkeypatch
     assert not (tmp_path / "invariance.png").exists()
 
 
+def whole(file, wait=60):
+    """Its bytes once wandb's own process has ended its writing: soon after the run."""
+    end, size = time.monotonic() + wait, -1
+    while time.monotonic() < end and size != (size := file.stat().st_size):
+        time.sleep(1)
+    return file.read_bytes()
+
+
 def history(folder):
     """What an offline run of wandb holds: a dict a step.
 
@@ -110,7 +126,7 @@ def history(folder):
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, record, at = file.read_bytes(), b"", 7
+    data, record, at = whole(file), b"", 7
     while at + 7 <= len(data):
         left = 2**15 - at % 2**15
         if left < 7:

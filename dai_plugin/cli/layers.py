@@ -5,7 +5,6 @@ import argparse
 import torch
 
 from dai_plugin.cli import chosen
-from dai_plugin.cli.networks import input_channels
 from dai_plugin.cli.tables import table
 from dai_plugin.measures.taps import activation_shapes
 
@@ -15,7 +14,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = chosen.network(options)
     names = chosen.layers(options, loaded)
     _, size = chosen.size(options, loaded)
-    example = torch.zeros(1, input_channels(loaded.model), size, size)
+    example = torch.zeros(1, loaded.channels, size, size)
     shapes = activation_shapes(loaded.model, names, example)
     modules = dict(loaded.model.named_modules())
     rows = []

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from dai_plugin.cli import chosen
 from dai_plugin.cli.images import ImageSet, load_images
-from dai_plugin.cli.networks import Loaded, input_channels
+from dai_plugin.cli.networks import Loaded
 from dai_plugin.cli.trial import try_out
 from dai_plugin.measures.measure import measure
 from dai_plugin.measures.results import Measures
@@ -80,7 +80,7 @@ def _images(options: argparse.Namespace, loaded: Loaded) -> ImageSet:
         options.data,
         resize=resize,
         crop=crop,
-        channels=input_channels(loaded.model),
+        channels=loaded.channels,
         skip_unreadable=options.skip_unreadable,
         limit=options.limit,
     )

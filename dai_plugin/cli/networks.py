@@ -1,6 +1,7 @@
 """A network that was loaded: what its images have to be, and what it must not be."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dai_plugin.layers import unwrap
+from dai_plugin.measures.contents import channels_of
 from dai_plugin.views.normalization import Normalization, from_model
 
 logger = logging.getLogger("dai_plugin")
@@ -26,6 +28,7 @@ class Loaded:
         crop: pixels of the square that is cut from the centre.
         trained: whether it has weights of a training, as far as is known.
         name: short, for tables and pictures.
+        classes: names of its outputs, None where they are not known.
     """
 
     model: nn.Module
@@ -34,17 +37,17 @@ class Loaded:
     crop: int = 224
     trained: bool = True
     name: str = "network"
+    classes: Sequence[str] | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of its images: of its first convolution, 3 if it has none."""
+        return channels_of(unwrap(self.model)) or 3
 
 
 def configured(model: nn.Module, name: str) -> Loaded:
     """With the normalisation of the network's own configuration, if it has one."""
     return Loaded(model, from_model(model) or UNKNOWN, name=name)
-
-
-def input_channels(model: nn.Module) -> int:
-    """Channels of the images that the network's first convolution takes; else 3."""
-    convolution = _first_convolution(model)
-    return convolution.in_channels if convolution else 3
 
 
 def ready(loaded: Loaded) -> Loaded:
@@ -56,7 +59,9 @@ def ready(loaded: Loaded) -> Loaded:
         ValueError: it takes no images, its weights are quantised or not finite.
     """
     base = unwrap(loaded.model)
-    if isinstance(_first_convolution(base), nn.Conv3d):
+    kinds = nn.modules.conv._ConvNd
+    first = next((m for m in base.modules() if isinstance(m, kinds)), None)
+    if isinstance(first, nn.Conv3d):
         raise ValueError(
             f"{loaded.name} takes videos or volumes (its first convolution is a "
             "Conv3d): networks for images [B, C, H, W] are measured"
@@ -69,7 +74,7 @@ def ready(loaded: Loaded) -> Loaded:
             "%s is of %s: measured in float32", loaded.name, ", ".join(other)
         )
     check_finite(base, loaded.name)
-    channels = input_channels(base)
+    channels = loaded.channels
     if loaded.normalization.suits(channels):
         return loaded
     logger.warning(
@@ -138,8 +143,3 @@ def _other_precisions(model: nn.Module) -> list[str]:
     tensors = [*model.parameters(), *model.buffers()]
     kinds = {value.dtype for value in tensors if value.is_floating_point()}
     return sorted(str(d).removeprefix("torch.") for d in kinds - {torch.float32})
-
-
-def _first_convolution(model: nn.Module) -> nn.modules.conv._ConvNd | None:
-    found = (m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
-    return next(found, None)

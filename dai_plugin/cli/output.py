@@ -75,7 +75,7 @@ def results(
         raise OSError(
             f"the results cannot be written to {folder} "
             f"({error.strerror or error}); what was there before is whole: make room, "
-            "or give another --output"
+            "or give another folder"
         ) from error
 
 

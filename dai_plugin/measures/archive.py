@@ -1,7 +1,6 @@
 """Arrays and what is told of them in one file, whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dai_plugin.files import write
+
 _TOLD = "about.json"
 
 
 def pack(path: Path, arrays: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
-    """Writes arrays by name, and what can be told in JSON; replaces a file."""
+    """Writes arrays by name, and what can be told in JSON; replaces a file.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     found[_TOLD] = np.array(json.dumps(told))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **found)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write(path, lambda file: np.savez_compressed(file, **found))
 
 
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
