@@ -119,7 +119,6 @@ ORDER = [
     "measures.measure",
     "measures.watch",
     "report.bootstrap",
-    "report.whole",
     "report.runs",
     "report.colours",
     "report.canvas",
