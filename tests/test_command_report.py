@@ -50,7 +50,9 @@ def test_a_page_with_pictures_and_tables(place, tmp_path, capsys):
     )
     found = contents(tmp_path / "out")
     assert {"report.html", "scores.csv", "summary.json", "invariance.png"} <= set(found)
-    assert {"invariance.svg", "invariance.csv", "output.png", "output.csv"} <= set(found)
+    assert {"invariance.svg", "invariance.csv", "output.png", "output.csv"} <= set(
+        found
+    )
     with (tmp_path / "out" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["model", "layer", "depth", "image", "transform", "score"]

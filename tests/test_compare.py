@@ -9,7 +9,8 @@ from measured import made_up
 
 from dai_plugin.report.bootstrap import difference
 from dai_plugin.report.compare import compare
-from dai_plugin.report.quantities import names, quantity, values
+from dai_plugin.report.naming import names, quantity
+from dai_plugin.report.quantities import values
 
 
 def shifted(measures, group, measure, by, place="output"):

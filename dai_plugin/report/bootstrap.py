@@ -108,7 +108,7 @@ def _means(values: NDArray[np.generic], seed: int) -> tuple[Floats, Floats]:
     times = _times(len(rows), seed)
     for start in range(0, DRAWS, _AT_ONCE):
         some = times[start : start + _AT_ONCE].astype(np.float64)
-        counts = some @ known if not there.all() else np.float64(len(rows))
+        counts = some @ known if not there.all() else np.full(1, len(rows))
         drawn[start : start + _AT_ONCE] = _ratio(some @ filled, counts)
     mean = _ratio(filled.sum(0), known.sum(0))
     return mean.reshape(rows.shape[1:]), drawn.reshape(DRAWS, *rows.shape[1:])

@@ -9,7 +9,8 @@ import numpy as np
 
 from dai_plugin.measures.results import Measures
 from dai_plugin.report.bootstrap import difference
-from dai_plugin.report.quantities import Estimate, names, quantity, values
+from dai_plugin.report.naming import names, quantity
+from dai_plugin.report.quantities import Estimate, values
 from dai_plugin.report.runs import differing
 
 _ROUNDING = 1e-9  # 0.90 - 0.88 is a little more than 0.02
@@ -84,7 +85,7 @@ def compare(old: Measures, new: Measures, drops: Mapping[str, float]) -> Compari
     Args:
         old: the measures that count as good.
         new: those in question.
-        drops: by name of a measure (`quantities.py`), how much it may lose: fall, or
+        drops: by name of a measure (`naming.py`), how much it may lose: fall, or
             rise if less of it is better ("calibration_error", "normalized_variance",
             "first_component"). Empty: all measures are shown, and nothing can fail.
 

@@ -15,11 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dai_plugin.files import together
-from dai_plugin.report.canvas import styled
+from dai_plugin.report.canvas import plain, styled
 from dai_plugin.report.figures import Figure, drawings, write_figure
 from dai_plugin.report.pooled import Row
 from dai_plugin.report.runs import Run
-from dai_plugin.report.sections import missing, sections
+from dai_plugin.report.sections import left_out, missing, sections
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
@@ -82,10 +82,12 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["plain"] = plain  # as figures write names
     template = environment.get_template(_TEMPLATE)
     page = template.render(
         runs=runs,
         missing=missing(runs),
+        left_out=left_out(runs),
         sections=sections(runs, list(figures)),
         figures=figures,
         links=links,
@@ -101,12 +103,23 @@ def inline(figure: Figure, stem: str) -> Markup:
     text = content.getvalue().decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    marked = "|".join(_MARKED)
-    text = re.sub(rf' id="({marked}):([^"]*)"', r' data-\1="\2"', text)
-    text = re.sub(r' id="([^"]*)"', rf' id="{stem}--\1"', text)
-    text = re.sub(r"url\(#([^)]*)\)", rf"url(#{stem}--\1)", text)
-    text = re.sub(r'href="#([^"]*)"', rf'href="#{stem}--\1"', text)
-    return Markup(text)
+    # In tags alone: a name that looks like an attribute stays as it is.
+    return Markup(re.sub(r"<[^>]*>", lambda tag: _own(tag[0], stem), text))
+
+
+def _own(tag: str, stem: str) -> str:
+    """Ids of this figure's own in a tag; what groups are of is told to the script."""
+
+    def named(found: re.Match[str]) -> str:
+        quote, name = found.groups()
+        kind, colon, of = name.partition(":")
+        if colon and kind in _MARKED:
+            return f" data-{kind}={quote}{of}{quote}"
+        return f" id={quote}{stem}--{name}{quote}"
+
+    tag = re.sub(r" id=([\"'])(.*?)\1", named, tag)  # with ' where a name holds "
+    tag = re.sub(r"url\(#([^)]*)\)", rf"url(#{stem}--\1)", tag)
+    return re.sub(r'href="#([^"]*)"', rf'href="#{stem}--\1"', tag)
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -125,31 +125,30 @@ def differing(one: Measures, other: Measures) -> tuple[str, Any, Any] | None:
         if one.about.get(key) != other.about.get(key):
             return key, one.about.get(key), other.about.get(key)
     for group in one.axes:
-        both = (one, other) if group in other.axes else (one,)
-        grids = [found.axes[group].values for found in both]
-        if grids[0] != grids[-1]:
-            return f"values of {group}", *grids
+        grid, its = one.axes[group], other.axes.get(group)
+        if its is not None and its.values != grid.values:
+            return f"values of {group}", grid.values, its.values
     if apart := other_classes(one.labels, other.labels):
         return "labels", *apart
     return None
 
 
-def other_classes(one: Tensor | None, other: Tensor | None) -> list[str]:
+def other_classes(one: Tensor | None, other: Tensor | None) -> tuple[str, str] | None:
     """Two images that only one of two sets of labels puts into one class, in words.
 
-    Nothing if there are none: classes may have other numbers, in the order of each
+    None if there are none: classes may have other numbers, in the order of each
     network's outputs.
     """
     if one is None or other is None:
-        return []
+        return None
     firsts: tuple[dict[int, int], dict[int, int]] = ({}, {})
     for i, labels in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
         same = [f.setdefault(n, i) for f, n in zip(firsts, labels, strict=True)]
         if same[0] != same[1]:
             j = max(k for k in same if k != i)
             told = f"images {j} and {i} in one class", f"images {j} and {i} in two"
-            return list(told if same[0] == j else told[::-1])
-    return []
+            return told if same[0] == j else (told[1], told[0])
+    return None
 
 
 def _refuse(one: Path, other: Path, key: str, first: Any, second: Any) -> None:
