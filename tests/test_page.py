@@ -1,16 +1,19 @@
 """The page says what was measured, in one file, whatever names hold."""
 
+import base64
 import csv
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from measured import CORRUPTIONS, GROUPS
 from pages import NASTY, full, pages_of
+from PIL import Image, features
 
 import dai_plugin.report.page
 from dai_plugin.report.canvas import plain
@@ -307,6 +310,9 @@ def test_a_later_page_takes_the_files_of_the_first_away(tmp_path):
         "output-of-mine.csv", "invariance-notes.json", *(f.name for f in files)
     }  # fmt: skip
     assert {f.suffix for f in files} == {".html", ".png", ".csv", ".json"}
+    (tmp_path / "report.html").write_text('<a href="output-of-mine.csv">CSV</a>')
+    write_page(pages_of(["net"], named="x", groups=("layers",)), tmp_path)
+    assert (tmp_path / "output-of-mine.csv").is_file()
 
 
 def test_layers_that_one_network_lacks_are_unknown(tmp_path):
@@ -329,21 +335,42 @@ def test_pages_without_labels(tmp_path):
     assert '"accuracy' not in (tmp_path / "output.json").read_text()
 
 
+@pytest.mark.parametrize("webp", [True, False])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_thumbnails_are_the_pixels(channels):
-    """A PNG without loss; of other channels their mean."""
-    import base64
-    from io import BytesIO
-
-    from PIL import Image
-
+def test_thumbnails_are_the_pixels(channels, webp, monkeypatch):
+    """Without loss, whatever Pillow can write; of other channels their mean."""
+    monkeypatch.setattr(features, "check", lambda _: webp)
     pixels = torch.randint(256, (channels, 5, 7), dtype=torch.uint8)
-    content = base64.b64decode(data_uri(pixels).removeprefix("data:image/png;base64,"))
-    found = torch.from_numpy(np.array(Image.open(BytesIO(content))))
+    kind, _, content = data_uri(pixels).partition(";base64,")
+    assert kind == f"data:image/{'webp' if webp else 'png'}"
+    image = Image.open(BytesIO(base64.b64decode(content))).convert("RGB")
     if channels == 4:
         pixels = pixels.float().mean(0, keepdim=True).round().byte()
-    expected = pixels.permute(1, 2, 0)
-    assert found.reshape(expected.shape).equal(expected)
+    expected = pixels.permute(1, 2, 0).expand(5, 7, 3)
+    assert torch.from_numpy(np.array(image)).equal(expected)
+
+
+def test_each_picture_stands_beside_its_own_version(tmp_path):
+    """Names, classes, labels and words are those of that image and version."""
+    found = full(3, named="x")
+    (run,) = [Run("a", [found], [tmp_path])]
+    page = page_of([run], tmp_path / "page")
+    sources = [each["src"] for each in page.all("img")]
+    entries = re.findall(r"<li>\n<div class=\"pair\">.*?</li>", page.source, re.DOTALL)
+    output = found.tables["output"]
+    shown = [(p, k) for p in found.pictures.values() for k in range(len(p.images))]
+    assert len(entries) == len(shown) == 24
+    for entry, (pictures, k) in zip(entries, shown, strict=True):
+        image, version = int(pictures.images[k]), int(pictures.versions[k])
+        pair = [sources.pop(0), sources.pop(0)]
+        assert pair == [data_uri(each) for each in pictures.pixels[k]]
+        before = int(output["prediction"]["output"][image])
+        after = int(output["predictions"]["output"][image, version])
+        label = int(found.labels[image])
+        for told in (f"<b>{image}x.png</b>", f"class {before}, label {label}<",
+                     f"class {after}<", pictures.words[k]):  # fmt: skip
+            assert told in entry
+        assert ('class="apart"' in entry) == (before != after)
 
 
 def test_two_runs_of_fifty_layers_stay_small(tmp_path):

@@ -23,6 +23,7 @@ from dai_plugin.report.sections import left_out, missing, sections
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
+_GENERATOR = "dai-plugin report"
 _MARKED = ("layer", "run", "band", "boxes", "whiskers")  # what groups of an SVG are of
 
 
@@ -64,10 +65,15 @@ def write_page(
 
 
 def earlier(folder: Path) -> list[str]:
-    """Names of the files beside the page that a folder holds: what the page links."""
+    """Names of the files beside the page that a folder holds: what the page links.
+
+    None of a page that somebody else wrote.
+    """
     if not (folder / PAGE).is_file():
         return []
     page = (folder / PAGE).read_text(encoding="utf-8", errors="replace")
+    if f'content="{_GENERATOR}"' not in page:
+        return []
     return [unquote(name) for name in re.findall(r'<a href="([\w.%-]+)">', page)]
 
 
@@ -85,6 +91,7 @@ def html(
     environment.filters["plain"] = plain  # as figures write names
     template = environment.get_template(_TEMPLATE)
     page = template.render(
+        generator=_GENERATOR,
         runs=runs,
         missing=missing(runs),
         left_out=left_out(runs),
