@@ -157,6 +157,8 @@ def test_networks_on_other_images_cannot_be_compared(place, tmp_path, capsys):
     """Status 2, too; and so a folder without measures."""
     measure(place, tmp_path / "other", "other", 3, "--limit", "10")
     assert main(["compare", str(place / "one"), str(tmp_path / "other")]) == 2
-    assert "cannot be compared" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "argument NEW: " in error
+    assert "cannot be compared" in error
     assert main(["compare", str(place / "one"), str(tmp_path)]) == 2
     assert "no measures.npz in" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from PIL import Image
 from dai_plugin.measures.results import Axis, Measures
 from dai_plugin.report.bootstrap import interval
 from dai_plugin.report.canvas import plain, short, style
-from dai_plugin.report.figures import FIGURES, figures, frame_of, write_figure
+from dai_plugin.report.figures import FIGURES, drawings, figures, frame_of, write_figure
 from dai_plugin.report.runs import Run
 
 LONG = [
@@ -137,7 +137,8 @@ def test_files_are_well_formed_and_stand_alone(drawn, tmp_path):
 def test_the_same_figures_are_the_same_files(tmp_path):
     """No date and no random name, in any of the formats."""
     for part in ("one", "two"):
-        figure = figures(CASES["seeds"]())["strength-zoom-layers"]
+        runs = CASES["seeds"]()
+        figure = drawings(runs)["strength-zoom-layers"].draw(runs).figure
         write_figure(figure, tmp_path / part, "x", ("png", "svg", "pdf"))
     names = {"x.png", "x.svg", "x.pdf"}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
@@ -192,7 +193,7 @@ def test_numbers_are_those_of_the_tables():
 
 def test_what_all_runs_have_is_drawn_and_nothing_else():
     """Without labels consistency; a series that one run lacks is left out."""
-    whole = list(figures(runs_of(["a"])))
+    whole = list(drawings(runs_of(["a"])))
     assert whole[:3] == ["invariance", "output", "strength-rotation"]
     assert {"severities", "corruptions", "attacks-eps", "cka"} <= set(whole)
     for group, stems in {
@@ -201,7 +202,7 @@ def test_what_all_runs_have_is_drawn_and_nothing_else():
         "similarity": ["dissimilarity", "cka", "rank-correlation", "rdm"],
     }.items():
         rest = [each for each in GROUPS if each != group]
-        less = figures(runs_of(["a"]) + runs_of(["b"], groups=rest))
+        less = drawings(runs_of(["a"]) + runs_of(["b"], groups=rest))
         assert [s for s in whole if s not in less] == stems
     rows = frame_of("attacks-eps", runs_of(["a"], labels=False))
     assert {row["measure"] for row in rows} == {"consistency"}
@@ -251,7 +252,7 @@ def test_losses_over_a_training_are_the_means_of_its_seeds(tmp_path):
         {("relu1", 0): 0.7, ("relu2", 0): 0.5, ("relu1", 1): np.nan, ("relu2", 1): 0.2},
         nan_ok=True,
     )
-    assert "dynamics" not in figures(runs_of(["b"]))
+    assert "dynamics" not in drawings(runs_of(["b"]))
 
 
 def test_many_images_are_averaged_in_blocks():
@@ -276,7 +277,7 @@ def test_likeness_to_a_given_matrix_has_its_ceiling():
     assert [row["mean"] for row in rows] == pytest.approx(
         [float(each.double().mean()) for each in theirs.values()]
     )
-    bands = figures(runs)["rdm"].axes[0].patches
+    bands = drawings(runs)["rdm"].draw(runs).patches
     assert [(b.get_x(), b.get_width()) for b in bands] == [pytest.approx((0.6, 0.1))]
 
 
@@ -286,7 +287,7 @@ def test_attacks_are_drawn_along_their_own_axes():
     found.axes["attacks:a/b"] = Axis("k", "", (1.0, 10.0))
     found.tables["attacks:a/b"] = {"consistency": {"output": torch.rand(12, 2) < 0.5}}
     runs = [Run("net", [found], [Path("a")])]
-    assert {"attacks-eps", "attacks-k"} <= set(figures(runs))
+    assert {"attacks-eps", "attacks-k"} <= set(drawings(runs))
     assert {row["attack"] for row in frame_of("attacks-k", runs)} == {"a/b"}
 
 
@@ -320,9 +321,10 @@ matplotlib.rcParams["font.size"] = 17
 before = dict(matplotlib.rcParams)
 from dai_plugin.report.figures import figures, write_figure
 from measured import runs_of
-runs = runs_of(["a", "b"], groups=["layers", "attacks", "similarity"])
-for stem, figure in figures(runs).items():
-    write_figure(figure, Path(tempfile.mkdtemp()), stem, ("png", "svg", "pdf"))
+runs = runs_of(["a", "b"], groups=["layers", "attacks"])
+folder = Path(tempfile.mkdtemp())
+for (stem, figure), kind in zip(figures(runs).items(), ("png", "svg"), strict=True):
+    write_figure(figure, folder, stem, (kind, "pdf"))
 assert matplotlib.get_backend() == "svg"
 assert dict(matplotlib.rcParams) == before
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"

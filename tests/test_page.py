@@ -58,7 +58,7 @@ class Page(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
-def page_of(runs, folder, formats=("png",)):
+def page_of(runs, folder, formats=()):
     return Page(write_page(runs, folder, formats)[0].read_text("utf-8"))
 
 
@@ -284,10 +284,14 @@ def test_what_one_network_lacks_is_said_to_be_left_out(tmp_path):
     runs += pages_of(["b", "c"], named="x", groups=("output", "corruptions"))
     page = page_of(runs, tmp_path)
     told = page.words.split("What was run")[0]
-    assert "strength rotation, zoom: not measured of b, c" in told
+    assert "strength: not of b" in told
+    assert "strength: not of c" in told
     assert (
         "corruptions" not in told.split("because not all have it")[1].split("What")[0]
     )
+    del runs[1].seeds[0].tables["corruptions:fog"]
+    told = page_of(runs, tmp_path / "part").words
+    assert "strength, corruptions fog: not of b" in told
     alone = page_of(runs[:1], tmp_path / "alone")
     assert "because not all have it" not in alone.words
 
@@ -380,7 +384,7 @@ def test_two_runs_of_fifty_layers_stay_small(tmp_path):
     for run in runs:  # photographs compress, noise does not
         for shown in run.seeds[0].pictures.values():
             shown.pixels.copy_(shown.pixels[..., :1, :1] // 2 + shown.pixels // 64)
-    page, *_ = write_page(runs, tmp_path)
+    page, *_ = write_page(runs, tmp_path, ())
     assert page.stat().st_size < 5_000_000
 
 

@@ -93,7 +93,7 @@ def compare(old: Measures, new: Measures, drops: Mapping[str, float]) -> Compari
         ValueError: the two saw other images or versions, a name is unknown to either,
             or a limit is no number of 0 or more.
     """
-    _check(old, new)
+    check_alike(old, new)
     for name, most in drops.items():
         if not 0 <= most < math.inf:
             raise ValueError(
@@ -127,8 +127,12 @@ def _compared(
     return Compared(name, first, last, change, allowed, failed)
 
 
-def _check(old: Measures, new: Measures) -> None:
-    """Both saw the same versions of the same images."""
+def check_alike(old: Measures, new: Measures) -> None:
+    """Both saw the same versions of the same images.
+
+    Raises:
+        ValueError: they did not; says what differs.
+    """
     if found := differing(old, new):
         key, before, after = found
         raise ValueError(

@@ -57,22 +57,24 @@ def missing(runs: Sequence[Run]) -> list[str]:
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:
-    """Series and matrices that only some of the runs have, a line for each kind."""
+    """Series and matrices that only some of the runs have: a line for each run.
+
+    A kind by its name alone, if the run has no series of it.
+    """
     held = [run.seeds[0].tables for run in runs]
-    lines: dict[tuple[str, str], list[str]] = {}
-    for group in dict.fromkeys(group for tables in held for group in tables):
+    known = [group for tables in held for group in tables if group not in PER_IMAGE]
+    lines = []
+    for run, tables in zip(runs, held, strict=True):
+        kinds = {group.partition(":")[0] for group in tables}
         lacking = [
-            run.name
-            for run, tables in zip(runs, held, strict=True)
+            group.replace(":", " ") if kind in kinds else kind
+            for group in known
+            for kind in [group.partition(":")[0]]
             if group not in tables
         ]
-        if lacking and group not in PER_IMAGE:  # which show dashes
-            kind, _, name = group.partition(":")
-            lines.setdefault((kind, ", ".join(lacking)), []).append(name)
-    return [
-        f"{' '.join((kind, ', '.join(series))).strip()}: not measured of {lacking}"
-        for (kind, lacking), series in lines.items()
-    ]
+        if lacking:
+            lines.append(f"{', '.join(dict.fromkeys(lacking))}: not of {run.name}")
+    return lines
 
 
 def _run(runs: Sequence[Run]) -> Section:
