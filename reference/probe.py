@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from dai_plugin.layers import select_layers
-from dai_plugin.measures.taps import Taps, evaluation
+from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.units import Spectrum
 
 NAME = "probe.json"
@@ -113,7 +113,7 @@ def features(
         maps = activation.dim() == 4
         rows.append(activation.mean((2, 3)) if maps else activation.flatten(1))
 
-    with evaluation(network):
+    with taps.looking():
         for batch, targets in DataLoader(images, BATCH):
             taps.run(preset.normalize(batch), keep)
             labels.append(targets)
@@ -177,8 +177,9 @@ def accuracy(classifier: Classifier, test: tuple[Tensor, Tensor]) -> float:
 
 def spectrum(rows: Tensor) -> dict[str, float]:
     """Share of the first component and effective rank of features `[N, D]`."""
-    found = Spectrum(rows.shape[1], rows.device)
-    found.update(rows - rows.mean(0))
+    mean = rows.mean(0)
+    found = Spectrum(mean)
+    found.update(rows - mean)
     share, rank = found.values()
     return {"first_component": float(share), "effective_rank": float(rank)}
 

@@ -9,10 +9,13 @@ import torch
 from conftest import SmallNet
 from torch import nn
 
+from dai_plugin import measure, select_layers
 from dai_plugin.measures.compared import Similarity, between
+from dai_plugin.measures.data import Batches
 from dai_plugin.measures.dissimilarity import dissimilarity_matrices
 from dai_plugin.measures.matrix_files import load_subjects
 from dai_plugin.measures.similarity import linear_cka, noise_ceiling, rdm_correlation
+from dai_plugin.measures.taps import Taps
 
 PIXELS = {"mean": 0.0, "std": 1.0}
 METRICS = ["correlation", "euclidean"]
@@ -33,6 +36,12 @@ def network(seed=0):
         nn.Flatten(),
         nn.Linear(256, 5),
     ).eval()
+
+
+def tables(similarity, net, data, layers):
+    """Its tables, of [0, 1] pixels."""
+    taps = Taps(net, select_layers(net, layers))
+    return similarity.tables(Batches(net, data, 0.0, 1.0, "cpu"), taps)
 
 
 def subjects(count, images, seed=0):
@@ -61,9 +70,7 @@ def test_tables_are_the_functions(images, metric):
     )
     ceiling = noise_ceiling(given)
     for data in (images, images.split(4)):
-        found = Similarity(metric, given).tables(
-            net, data, ["0", "2", "4"], 0.0, 1.0, None
-        )
+        found = tables(Similarity(metric, given), net, data, ["0", "2", "4"])
         names = ["input", "0", "2", "4"]
         assert list(found["dissimilarity"]) == names
         assert ("squared_distance" in found) == (metric == "correlation")
@@ -87,10 +94,10 @@ def test_tables_are_the_functions(images, metric):
 def test_cka_is_of_activations(images):
     """Of the features themselves, though they are never kept."""
     net = network()
-    found = Similarity().tables(net, images, ["0", "4"], 0.0, 1.0, None)
+    found = tables(Similarity(), net, images, ["0", "4"])
     small, wide = net(images), net[0](images).mean((2, 3))
     head = nn.Sequential(net[0], nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    own = Similarity().tables(head, images, ["2"], 0.0, 1.0, None)
+    own = tables(Similarity(), head, images, ["2"])
     expected = literal_cka(small, wide)
     assert between(found, own)[2, 1].item() == pytest.approx(expected.item(), abs=1e-5)
 
@@ -98,7 +105,7 @@ def test_cka_is_of_activations(images):
 @pytest.mark.parametrize("metric", METRICS)
 def test_networks_are_compared_from_their_tables(images, metric):
     one, other = (
-        Similarity(metric).tables(network(seed), images, layers, 0.0, 1.0, None)
+        tables(Similarity(metric), network(seed), images, layers)
         for seed, layers in ((0, ["0", "4"]), (1, ["2"]))
     )
     cka, order = (between(one, other, kind) for kind in ("cka", "rank_correlation"))
@@ -117,18 +124,16 @@ def test_networks_are_compared_from_their_tables(images, metric):
     torch.testing.assert_close(own, one["cka"]["layers"], rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="'cka' or 'rank_correlation', got 'rsa'"):
         between(one, other, "rsa")
-    few = Similarity(metric).tables(network(), images[:5], ["0"], 0.0, 1.0, None)
+    few = tables(Similarity(metric), network(), images[:5], ["0"])
     with pytest.raises(ValueError, match=r"got sizes .*\[9, 9\].*\[5, 5\]"):
         between(one, few)
 
 
 def test_one_subject_has_no_ceiling(images):
-    found = Similarity(rdm=subjects(1, 9)[0]).tables(
-        network(), images, ["0"], 0.0, 1.0, None
-    )
+    found = tables(Similarity(rdm=subjects(1, 9)[0]), network(), images, ["0"])
     assert found["rdm"]["0"].shape == (1,)
     assert "noise_ceiling" not in found
-    assert "rdm" not in Similarity().tables(network(), images, ["0"], 0.0, 1.0, None)
+    assert "rdm" not in tables(Similarity(), network(), images, ["0"])
 
 
 def test_dead_layers_are_nan_alone(images, caplog):
@@ -136,7 +141,7 @@ def test_dead_layers_are_nan_alone(images, caplog):
     net = network()
     nn.init.zeros_(net[2].weight)
     nn.init.zeros_(net[2].bias)
-    found = Similarity().tables(net, images, ["0", "2"], 0.0, 1.0, None)
+    found = tables(Similarity(), net, images, ["0", "2"])
     for name in ("cka", "rank_correlation"):
         table = found[name]["layers"]
         assert table[:2, :2].isfinite().all()
@@ -145,21 +150,30 @@ def test_dead_layers_are_nan_alone(images, caplog):
     assert "constant or not finite: 2 (9 images)" in caplog.text
 
 
-class Never(nn.Linear):
-    def forward(self, x):
-        raise AssertionError("the network ran")
-
-
-def test_other_images_are_refused_before_anything_runs(images):
+def test_other_images_are_refused(images):
     similarity = Similarity(rdm=subjects(2, 8))
     for data in (images, images.split(2)):
         with pytest.raises(ValueError, match="rdm is of 8 images, but data holds 9; "):
-            similarity.tables(nn.Sequential(Never(2, 2)), data, ["0"], 0.0, 1.0)
+            measure(network(), data, measures=similarity, **PIXELS)
+
+
+def test_other_images_in_a_later_pass_are_found_out(images):
+    """Those of the first pass of all groups are the ones that are compared."""
+
+    class Fresh:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield images if self.passes < 3 else images.flip(0)
+
+    with pytest.raises(ValueError, match="images in another order in a later pass"):
+        measure(network(), Fresh(), measures=("output", "similarity"), **PIXELS)
 
 
 def test_the_memory_of_many_images_is_told(images, caplog, monkeypatch):
     monkeypatch.setattr("dai_plugin.measures.compared._MANY", 8)
-    Similarity().tables(network(), images, ["0"], 0.0, 1.0, None)
+    measure(network(), images, measures="similarity", layers=["0"], **PIXELS)
     assert "matrices of 9 images take 0 GB of memory (2 layers" in caplog.text
 
 
@@ -223,5 +237,5 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
 
 def test_a_network_with_a_head_of_its_own(images):
     """Any network, its layers chosen as everywhere."""
-    found = Similarity().tables(SmallNet(), images, "auto", None, None, "cpu")
+    found = tables(Similarity(), SmallNet(), images, "auto")
     assert found["cka"]["layers"].shape[0] == len(found["dissimilarity"])

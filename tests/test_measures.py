@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import dai_plugin
-from dai_plugin import Scheme, measure
+from dai_plugin import Attacks, Scheme, measure
 from dai_plugin.measures.data import Batch
 from dai_plugin.measures.units import Thinned, choose
 from dai_plugin.measures.versions import Transformations
@@ -253,6 +253,75 @@ def test_a_collapsed_layer_is_seen():
         assert lost[name]["2"].isnan().all()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_activations_that_differ_by_rounding_alone_are_the_same(seed):
+    """Batches of several sizes round differently; that is no spread of images."""
+    case = Case(seed)
+    case.images = case.images[:1].repeat(case.count, 1, 1, 1)
+    case.labels = torch.zeros_like(case.labels)
+    pairs = [(case.images[:1], case.labels[:1]), (case.images[1:], case.labels[1:])]
+    found = measure(case.net, pairs, measures="layers", scheme="halved", **PIXELS)
+    for name in set(found.tables["layers"]) - {"cosine", "normalized_variance"}:
+        for layer, table in found.tables["layers"][name].items():
+            assert table.isnan().all(), (name, layer)
+
+
+class Restive(nn.Module):
+    """A network whose forward writes to its buffers, and exchanges one."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+        )
+        self.head = nn.Linear(400, 5)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("none", None)
+
+    def forward(self, x):
+        self.features[1].train()  # whatever mode the network is in
+        self.count = self.count + 1
+        return self.head(self.features(x))
+
+
+@pytest.mark.parametrize("measures", ["layers", Attacks(("fgsm",)), "similarity"])
+def test_buffers_are_put_back(measures):
+    """Also where the forward writes to them in evaluation mode."""
+    net, images = Restive(), torch.rand(6, 3, 12, 12)
+    net(images).sum().backward()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    held = [id(buffer) for buffer in net.buffers()]
+    found = [measure(net, images, measures=measures, **PIXELS) for _ in range(2)]
+    assert [id(buffer) for buffer in net.buffers()] == held
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert found[0].about["weights"] == found[1].about["weights"]
+    assert net.features[1].training
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_network_is_not_compiled_anew(net, in_place):
+    """What was compiled stays in use afterwards, and the numbers are the same."""
+    graphs, images = [], torch.rand(6, 3, 12, 12)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    options = {"measures": ["layers", Attacks(("fgsm",))], **PIXELS}
+    expected = measure(net.eval(), images, **options).scores
+    if in_place:
+        net.compile(backend=backend)
+    compiled = net if in_place else torch.compile(net, backend=backend)
+    with torch.no_grad():
+        compiled(images)
+        before = len(graphs)
+        found = measure(compiled, images, **options).scores
+        compiled(images)
+    assert before
+    assert len(graphs) == before
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("form", ["logits", "probabilities", "logarithms"])
 def test_the_output_may_be_probabilities(form):
     """The same measures, whatever the network ends with."""
@@ -306,8 +375,12 @@ def test_what_cannot_be_measured_is_said(net):
         with pytest.raises(ValueError, match=message):
             measure(net, data, **PIXELS, **options)
     maps = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    with pytest.raises(ValueError, match=r"returns \[6, 2, 10, 10\]; ask for measures"):
+    with pytest.raises(
+        ValueError, match=r"returns \[6, 2, 10, 10\]; ask for \"layers\""
+    ):
         measure(maps, images, **PIXELS)
+    alone = measure(maps, images, measures="similarity", **PIXELS).tables
+    assert list(alone) == ["similarity"]
     with pytest.raises(TypeError, match="one-shot"):
         measure(net, iter([images]), **PIXELS)
 

@@ -12,7 +12,6 @@ from dai_plugin import Scheme
 from dai_plugin.measures.data import Batch, Batches
 from dai_plugin.measures.passes import first_pass, observed, second_pass
 from dai_plugin.measures.pictures import KEPT, Pictured
-from dai_plugin.measures.scores import invariance_scores
 from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.measures.worst import describe
@@ -124,33 +123,6 @@ def test_thumbnails_are_small_and_smooth(side, size):
     expected = F.interpolate(images, size, mode="bilinear", antialias=True)
     expected = (expected * 255).round().byte()[found.images]
     assert torch.equal(found.pixels[:, 0], expected)
-
-
-@pytest.mark.parametrize("last", [nn.Identity, nn.Flatten, nn.AvgPool2d])
-def test_without_logits_the_score_decides(last):
-    """Images of the lowest mean score break; their worst version has the lowest."""
-    torch.manual_seed(0)
-    end = last(10) if last is nn.AvgPool2d else last()
-    net, images = nn.Sequential(nn.Conv2d(3, 1, 3), end), data(4)
-    net.append(nn.Flatten(0) if last is nn.AvgPool2d else nn.Unflatten(1, (1, -1)))
-    scores = invariance_scores(
-        net,
-        images,
-        layers=["1"],
-        scheme=Scheme.heavier(),
-        num_transforms=VERSIONS,
-        mean=0.0,
-        std=1.0,
-    )
-    table = scores[list(scores)[-1]]
-    found = pictured(net, images)
-    order = table.double().mean(1).sort(stable=True).indices
-    assert found["breaks"].images.tolist() == order[:KEPT].tolist()
-    best = (-table.double().mean(1)).sort(stable=True).indices
-    assert found["holds"].images.tolist() == best[:KEPT].tolist()
-    worst = table.argmin(1)
-    for pictures in found.values():
-        assert torch.equal(pictures.versions, worst[pictures.images])
 
 
 def test_a_network_that_returns_nan_breaks_nothing_else():

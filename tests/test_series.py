@@ -187,6 +187,10 @@ def test_labels_that_fit_no_class_are_left_out(caplog):
             found["output"][kept]["output"], without["output"][kept]["output"]
         )
     case.labels = torch.arange(case.count) % case.classes + 1
+    both = ["layers", Attacks(("fgsm",), (0.1,))]
+    caplog.clear()
+    assert list(case.measured(measures=both)) == ["layers", "attacks:fgsm"]
+    assert f"do not fit the network's {case.classes} classes" in caplog.text
     assert "class_score" in case.measured(measures="layers")["layers"]
 
 

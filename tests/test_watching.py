@@ -252,7 +252,7 @@ def test_a_network_that_cannot_be_measured_is_told_so_at_once():
     net, criterion = Vectors(), nn.MSELoss()
     attach(net, criterion, watch=Watch(IMAGES), **OPTIONS)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"need logits .*ask for measures="):
+        with pytest.raises(ValueError, match=r'need logits .*ask for "layers"'):
             criterion(net(IMAGES), torch.rand(6, 1))
         assert net.training
     attached(net).remove()

@@ -141,7 +141,8 @@ class Attacked:
             Unfit: the attacks follow a gradient, and none reaches the images.
         """
         pixels = usable_pixels(batch.pixels)
-        if not any(isinstance(attack, PGD) for attack in self.attacks):
+        follow = any(isinstance(attack, PGD) for attack in self.attacks)
+        if batch.start or not follow:
             return
         # Of one image; whether there is a gradient does not depend on its pixels.
         target, image = OnPixels(self.network, Normalization()), pixels[:1]

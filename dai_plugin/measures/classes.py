@@ -56,16 +56,21 @@ class ClassScores:
         self._rows.append(torch.stack([away, inside], 1))
         self._labels.append(slots)
 
-    def values(self) -> Tensor | None:
-        """Scores `[N]`, NaN where a class has one image; None without labels."""
+    def values(self, least: Tensor) -> Tensor | None:
+        """Scores `[N]`, NaN where a class has one image; None without labels.
+
+        Args:
+            least: as in `relative`, of scores.
+        """
         if not self._rows:
             return None
         away, inside = torch.cat(self._rows).unbind(1)
         slots = torch.cat(self._labels)
         spread = torch.zeros_like(self._counts).index_add_(0, slots, inside)
         nearby = inside + (spread / self._counts)[slots]
-        scores = 1 - nearby / (away + away.mean())
-        return torch.where(self._counts[slots] > 1, scores, torch.nan)
+        every = away + away.mean()
+        known = (self._counts[slots] > 1) & (every > least)
+        return torch.where(known, 1 - nearby / every, torch.nan)
 
     def _places(self, labels: Tensor, values: Tensor) -> Tensor:
         slots = [self._slots[label] for label in labels.tolist()]

@@ -15,10 +15,6 @@ class Columns:
         """Takes the next column `[B]` of the batch."""
         self._open.setdefault(name, []).append(column)
 
-    def last(self, name: str) -> Tensor:
-        """The column that was taken last."""
-        return self._open[name][-1]
-
     def end(self) -> None:
         """Ends the batch."""
         for name, columns in self._open.items():

@@ -4,18 +4,15 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dai_plugin.layers import Layers, select_layers, unwrap
 from dai_plugin.measures.data import Batches
 from dai_plugin.measures.dissimilarity import check_metric, matrices_of
 from dai_plugin.measures.matrix_files import load_subjects
 from dai_plugin.measures.passes import Tables
 from dai_plugin.measures.rankings import ranks
-from dai_plugin.measures.scores import device_of
 from dai_plugin.measures.similarity import (
     centred,
     check_matrices,
@@ -23,7 +20,6 @@ from dai_plugin.measures.similarity import (
     pairs,
 )
 from dai_plugin.measures.taps import Taps
-from dai_plugin.views.normalization import Statistics
 
 logger = logging.getLogger("dai_plugin")
 
@@ -56,16 +52,12 @@ class Similarity:
         if self.rdm is not None:
             check_matrices(*self._subjects())
 
-    def tables(
-        self,
-        model: nn.Module,
-        data: Tensor | Iterable[Any],
-        layers: Layers = "auto",
-        mean: Statistics | None = None,
-        std: Statistics | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tables:
-        """Tables of similarity; arguments as in `measure`.
+    def tables(self, batches: Batches, taps: Taps) -> Tables:
+        """Tables of similarity.
+
+        Args:
+            batches: of the images.
+            taps: of the network and its layers.
 
         Returns:
             "dissimilarity" {layer: `[N, N]`} and, if the metric is another one,
@@ -75,17 +67,10 @@ class Similarity:
             subjects or more "noise_ceiling" {"lower", "upper": a number}. Float32.
 
         Raises:
-            ValueError: the images are not as many as those of `rdm`; or as in
-                `dissimilarity_matrices`.
+            ValueError: as in `dissimilarity_matrices`.
         """
-        base = unwrap(model)
-        place = device or device_of(base)
-        batches = Batches(base, data, mean, std, place)
-        chosen = select_layers(base, layers)
-        count = sum(len(images) for images in batches)  # before anything runs
-        self.check(count, len(chosen) + 1)
         metrics = list(dict.fromkeys((self.metric, "euclidean")))
-        matrices = matrices_of(batches, Taps(model, chosen), metrics)
+        matrices = matrices_of(batches, taps, metrics)
         own, squared = matrices[self.metric], matrices["euclidean"]
         found: Tables = {"dissimilarity": own}
         if squared is not own:

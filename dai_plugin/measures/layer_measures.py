@@ -16,13 +16,21 @@ from dai_plugin.measures.classes import ClassScores
 from dai_plugin.measures.columns import Columns
 from dai_plugin.measures.data import Batch
 from dai_plugin.measures.passes import Tables
-from dai_plugin.measures.scores import Mean, Scores, flat, squares
+from dai_plugin.measures.scores import (
+    Mean,
+    Scores,
+    flat,
+    squares,
+    squares_and_lengths,
+)
 from dai_plugin.measures.units import (
     Firing,
     NormalizedVariance,
     Spectrum,
     Thinned,
     choose,
+    rounding,
+    thresholds,
 )
 from dai_plugin.measures.versions import Version
 from dai_plugin.views.schemes import Scheme
@@ -75,20 +83,20 @@ class LayerMeasures:
         """Takes what the versions are compared with."""
         step = -(-self._count // MAPS)
         self._followed = slice(-batch.start % step, None, step)
-        self._scores.clean(name, activation, batch)
         rows = flat(activation)
         self._units[name].take(rows)
-        self._lengths[name] = torch.linalg.vector_norm(rows, dim=1).double()
+        away, lengths = squares_and_lengths(rows, self._scores.mean(name))
+        self._scores.take(name, away)
+        self._lengths[name] = lengths
 
     def version(
         self, name: str, activation: Tensor, clean: Tensor, version: Version
     ) -> None:
         """Compares a version with the images."""
-        self._scores.version(name, activation, clean, version)
         rows = flat(activation)
         self._units[name].take(rows)
-        lengths = torch.linalg.vector_norm(rows, dim=1).double()
-        apart = self._scores.last(name)
+        apart, lengths = squares_and_lengths(rows, flat(clean))
+        self._scores.take(name, apart)
         self._cosines.add(name, cosine(apart, self._lengths[name], lengths))
         moved = follow(clean, version, self._followed)
         if moved is not None:
@@ -141,6 +149,7 @@ class Units:
         self._sample: Thinned = Thinned()
         self._classes = ClassScores()
         self._versions: list[Tensor] = []
+        self._limits: tuple[Tensor, Tensor] | None = None
         self._spectrum: Spectrum | None = None
         # One of each for all versions; along an axis, for each version.
         self._moves: list[tuple[Firing, NormalizedVariance]] = []
@@ -148,6 +157,7 @@ class Units:
 
     def along(self) -> Self:
         """The same features in another second pass, along an axis."""
+        self._known_limits()  # once for all that are copied
         other = copy.copy(self)
         other._versions, other._moves, other._along = [], [], True
         return other
@@ -174,7 +184,7 @@ class Units:
         self._move(parts if self._along else [versions], mean)
         if self._along:  # what follows is known of the images alone
             return
-        self._spectrum = self._spectrum or Spectrum(len(mean), mean.device)
+        self._spectrum = self._spectrum or Spectrum(mean)
         centred = versions[0].double() - mean
         self._spectrum.update(centred)
         self._classes.take(versions[0], centred.square().sum(1), labels)
@@ -182,11 +192,15 @@ class Units:
     def _move(self, parts: list[Tensor], mean: Tensor) -> None:
         """Takes versions `[1 + T, B, U]` of each part."""
         if not self._moves:
-            sample = self._sample.rows()
-            self._moves = [(Firing(sample), NormalizedVariance(mean)) for _ in parts]
+            limits = self._known_limits()
+            self._moves = [(Firing(*limits), NormalizedVariance(mean)) for _ in parts]
         for part, (firing, variance) in zip(parts, self._moves, strict=True):
             firing.update(part)
             variance.update(part)
+
+    def _known_limits(self) -> tuple[Tensor, Tensor]:
+        self._limits = self._limits or thresholds(self._sample.rows())
+        return self._limits
 
     def values(self) -> dict[str, Tensor]:
         """Each measure's number, of "class_score" those of the images `[N]`.
@@ -208,7 +222,9 @@ class Units:
             "first_component": share,
             "effective_rank": rank,
         }
-        scores = self._classes.values()
+        assert self._mean is not None
+        mean = self._mean.value()
+        scores = self._classes.values(len(mean) * rounding(mean))
         if scores is not None:
             found["class_score"] = scores
         return {name: value.float().cpu() for name, value in found.items()}

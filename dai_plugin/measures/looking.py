@@ -32,6 +32,7 @@ class Look:
         model: the network.
         batches: of the images.
         observers: by the group of measures that they take.
+        classes: tells which labels fit; None if none are needed for the output.
         progress: tells how far it is.
     """
 
@@ -40,14 +41,17 @@ class Look:
         model: nn.Module,
         batches: Batches,
         observers: Mapping[str, Observer],
+        classes: OutputMeasures | None,
         progress: Progress,
     ) -> None:
         self.batches, self._observers, self._progress = batches, observers, progress
-        self._pictured = Pictured()
-        self._taps = Taps(model, observed(list(observers.values())))
+        self._pictured, self._classes = Pictured(), classes
+        several = [*observers.values(), *([] if classes is None else [classes])]
+        self._first = list(dict.fromkeys(several))
+        self._taps = Taps(model, observed(self._first))
 
     def first(self, series: Sequence[Series]) -> list[Series]:
-        """The first look; before it, series are asked whether they suit the images.
+        """The first look; in it, series are asked whether they suit the images.
 
         Returns:
             Those that do.
@@ -59,11 +63,10 @@ class Look:
 
         def over(batches: Iterator[Batch]) -> Iterator[Batch]:
             for batch in self._progress.bar("images")(batches):
-                if not batch.start:
-                    fit[:] = [one for one in series if _suits(one, batch)]
+                fit[:] = [one for one in fit if _suits(one, batch)]
                 yield batch
 
-        first_pass(self._taps, self.batches, list(self._observers.values()), over)
+        first_pass(self._taps, self.batches, self._first, over)
         if self.batches.count < 2:
             raise ValueError("data holds one image: measures compare images, give more")
         self._fit_labels()
@@ -97,8 +100,8 @@ class Look:
 
     def _fit_labels(self) -> None:
         """Leaves labels out that the output has no class for."""
-        output, labels = self._observers.get("output"), self.batches.labels
-        if not isinstance(output, OutputMeasures) or labels is None:
+        output, labels = self._classes, self.batches.labels
+        if output is None or labels is None:
             return
         least, most = int(labels.min()), int(labels.max())
         if least < 0 or most >= output.classes:

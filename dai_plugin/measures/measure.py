@@ -23,6 +23,7 @@ from dai_plugin.measures.results import Measures, hash_of_weights
 from dai_plugin.measures.scores import device_of, scheme_of_versions
 from dai_plugin.measures.series import Family, Series
 from dai_plugin.measures.strengths import Strength
+from dai_plugin.measures.taps import Taps
 from dai_plugin.measures.versions import Transformations
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme
@@ -72,7 +73,8 @@ def measure(
     in `about["missing"]`; if nothing is whole, the interrupt goes on.
 
     Args:
-        model: any network; it is run in evaluation mode, then put back as it was.
+        model: any network; it is run in evaluation mode. Modes, hooks and buffers are
+            put back as they were.
         data: images `[N, C, H, W]`, or an iterable of batches that gives the same
             images each time. Of a batch, the first 4-D tensor is the images, the first
             tensor of integers `[B]` their labels, and B strings are their names; labels
@@ -106,15 +108,20 @@ def measure(
         raise ValueError(f"units must be at least 1, got {units}")
     names = select_layers(base, layers)
     groups = [group for group in GROUPS if group in asked]
-    observers: dict[str, Observer] = {}
-    if "layers" in (groups or GROUPS):
-        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
-    if "output" in (groups or GROUPS):
-        observers["output"] = OutputMeasures(_penultimate(base))
     similar = [each for each in asked if isinstance(each, Similarity)]
     families = [e for e in asked if not isinstance(e, (str, Similarity))]
+    taken = groups or (GROUPS if families else ())
+    observers: dict[str, Observer] = {}
+    if "layers" in taken:
+        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
+    output = OutputMeasures(_penultimate(base))
+    if "output" in taken:
+        observers["output"] = output
+    # Attacks go by the labels, too.
+    classed = any(isinstance(each, Attacks) for each in families) or "output" in taken
     batches = Batches(base, data, mean, std, device or device_of(base))
-    look = Look(model, batches, observers, Progress(progress))
+    classes = output if classed else None
+    look = Look(model, batches, observers, classes, Progress(progress))
     wanted = _series(families, base, seed)
     series = look.first(wanted)
     for each in similar:
@@ -128,10 +135,7 @@ def measure(
         return {one.name: look.along(one)}
 
     def similarity(one: Similarity) -> dict[str, Tables]:
-        carried = batches.normalization
-        assert carried is not None
-        given = carried.mean, carried.std, device
-        return {"similarity": one.tables(model, data, layers, *given)}
+        return {"similarity": one.tables(batches, Taps(model, names))}
 
     parts: dict[str, Part] = {", ".join(groups): versions} if groups else {}
     parts |= {one.name: partial(along, one) for one in series}

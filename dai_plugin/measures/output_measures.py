@@ -195,7 +195,7 @@ def _classes(output: Tensor) -> int:
     if output.dim() != 2 or output.shape[1] < 2:
         raise ValueError(
             f"measures of the output need logits [B, classes] of two classes or more, "
-            f'but the network returns {list(output.shape)}; ask for measures=("layers",'
-            ") alone"
+            f'but the network returns {list(output.shape)}; ask for "layers" without '
+            '"output"'
         )
     return output.shape[1]

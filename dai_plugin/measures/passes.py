@@ -26,7 +26,7 @@ class Source(Protocol):
     """What makes versions of images: transformations, corruptions, attacks."""
 
     def check(self, batch: Batch) -> None:
-        """Looks, before anything runs, whether it can make versions of such images.
+        """Looks, in the first pass, whether it can make versions of such images.
 
         Raises:
             ValueError: it cannot.

@@ -11,7 +11,6 @@ from dai_plugin.measures.data import Batch
 from dai_plugin.measures.output_measures import effective_invariance, probabilities
 from dai_plugin.measures.passes import PIXELS, Tables
 from dai_plugin.measures.results import Pictures
-from dai_plugin.measures.scores import Mean, flat, squares
 from dai_plugin.measures.versions import Version
 from dai_plugin.measures.worst import Rows, Worst, thumbnail_size
 from dai_plugin.wrappers import OUTPUT
@@ -24,14 +23,11 @@ class Pictured:
 
     An image breaks by the share of its versions that are predicted otherwise, then by
     its mean effective invariance. Its worst version is the one of the highest
-    confidence in another class, else the one of the lowest effective invariance. Of a
-    network that returns no logits `[B, classes]` the score of what it returns stands
-    for the invariance, and no version counts as predicted otherwise.
+    confidence in another class, else the one of the lowest effective invariance.
     """
 
     def __init__(self) -> None:
         self.layers: Sequence[str] = [PIXELS, OUTPUT]
-        self._spread: Spread | None = None  # of outputs that are no logits
         self._size: tuple[int, int] | None = None
         self._kept: dict[str, Rows] = {}
         self._shown, self._clean = torch.zeros(2, 0).unbind()
@@ -44,11 +40,7 @@ class Pictured:
         return other
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
-        """Takes the spread of outputs that are no logits."""
-        if name != OUTPUT or (activation.dim() == 2 and activation.shape[1] > 1):
-            return
-        self._spread = self._spread or Spread(_rows(activation)[0].clone())
-        self._spread.update(_rows(activation))
+        """Nothing."""
 
     def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes the images and what the network makes of them."""
@@ -56,7 +48,7 @@ class Pictured:
             self._size = self._size or thumbnail_size(activation)
             self._worst = Worst(activation, self._size)
         elif name == OUTPUT:
-            self._clean = self._prepared(activation)
+            self._clean = probabilities(activation)
 
     def version(
         self, name: str, activation: Tensor, clean: Tensor, version: Version
@@ -65,14 +57,10 @@ class Pictured:
         if name == PIXELS:
             self._shown = activation
         elif name == OUTPUT:
-            found = self._prepared(activation)
-            if self._spread is not None:
-                near = self._spread.scores(self._clean, found)
-                away, wrong = torch.zeros_like(near, dtype=torch.bool), near
-            else:
-                near = effective_invariance(self._clean, found)
-                wrong, classes = found.max(1)
-                away = classes != self._clean.argmax(1)
+            found = probabilities(activation)
+            near = effective_invariance(self._clean, found)
+            wrong, classes = found.max(1)
+            away = classes != self._clean.argmax(1)
             assert self._worst is not None
             near, wrong = near.nan_to_num(0.0), wrong.nan_to_num(0.0)
             self._worst.take(version, self._shown, near, away, wrong)
@@ -96,30 +84,6 @@ class Pictured:
             for name, rows in self._kept.items()
         }
 
-    def _prepared(self, output: Tensor) -> Tensor:
-        return _rows(output) if self._spread is not None else probabilities(output)
-
-
-class Spread:
-    """How far outputs lie from each other on average, for their scores."""
-
-    def __init__(self, first: Tensor) -> None:
-        self._mean, self._squares, self._count = Mean(first), 0.0, 0
-
-    def update(self, rows: Tensor) -> None:
-        """Takes `[B, D]` outputs of images."""
-        self._mean.update(rows)
-        self._squares += squares(rows, self._mean.first).sum().item()
-        self._count += len(rows)
-
-    def scores(self, clean: Tensor, other: Tensor) -> Tensor:
-        """Invariance scores `[B]` of versions, as in `scores.py`."""
-        mean = self._mean.value()
-        shift = squares(mean[None], self._mean.first).item()
-        between = max(self._squares / self._count - shift, 0.0)
-        away = squares(clean, mean) + between
-        return 1 - squares(other, clean) / torch.where(away > 0, away, torch.nan)
-
 
 def _first(rows: Rows, sign: int) -> Rows:
     """The first `KEPT` by falling (1) or rising (-1) share; ties by invariance."""
@@ -127,7 +91,3 @@ def _first(rows: Rows, sign: int) -> Rows:
     keys = zip((-broken).tolist(), near.tolist(), rows.image.tolist(), strict=True)
     order = sorted(zip(keys, range(len(rows.image)), strict=True))
     return rows[[i for _, i in order[:KEPT]]]
-
-
-def _rows(output: Tensor) -> Tensor:
-    return flat(output[:, None])

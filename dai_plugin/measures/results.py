@@ -223,12 +223,16 @@ def hash_of_weights(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+_SPREAD = ("mean", "lower", "median", "upper")
+
+
 def _statistics(table: Tensor) -> dict[str, Any]:
     values = table.double().flatten()
     values = values[~values.isnan()]
     if not len(values):
-        empty = dict.fromkeys(("mean", "lower", "median", "upper"), float("nan"))
-        return {**empty, "count": 0}
+        return {**dict.fromkeys(_SPREAD, float("nan")), "count": 0}
+    if len(values) == 1:
+        return {**dict.fromkeys(_SPREAD, values.item()), "count": 1}
     # Not torch.quantile, which takes no more than 16 million numbers.
     lower, median, upper = np.quantile(values.numpy(), (0.25, 0.5, 0.75)).tolist()
     spread = {"lower": lower, "median": median, "upper": upper}

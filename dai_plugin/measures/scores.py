@@ -10,7 +10,7 @@ two passes over the data and O(D) memory a layer suffice: one for m, one for dis
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -21,6 +21,7 @@ from dai_plugin.measures.columns import Columns
 from dai_plugin.measures.data import Batch, Batches
 from dai_plugin.measures.passes import PIXELS, Tables, first_pass, second_pass
 from dai_plugin.measures.taps import Taps
+from dai_plugin.measures.units import rounding
 from dai_plugin.measures.versions import Transformations, Version
 from dai_plugin.views.composed import Composed
 from dai_plugin.views.normalization import Statistics
@@ -107,25 +108,31 @@ class Scores:
 
     def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes the squared distances from the mean."""
-        self._squares.add(name, squares(flat(activation), self._means[name].value()))
+        self.take(name, squares(flat(activation), self._means[name].value()))
 
     def version(
         self, name: str, activation: Tensor, clean: Tensor, version: Version
     ) -> None:
         """Takes the squared distances from the images."""
-        self._squares.add(name, squares(flat(activation), flat(clean)))
+        self.take(name, squares(flat(activation), flat(clean)))
+
+    def mean(self, name: str) -> Tensor:
+        """Of all images' activations `[D]`, after the first pass."""
+        return self._means[name].value()
+
+    def take(self, name: str, apart: Tensor) -> None:
+        """Takes squared distances `[B]`: from the mean, then from the images."""
+        self._squares.add(name, apart)
 
     def ended(self, batch: Batch) -> None:
         """Ends the batch."""
         self._squares.end()
 
-    def last(self, name: str) -> Tensor:
-        """Squared distances `[B]` that were taken last."""
-        return self._squares.last(name)
-
     def relative(self, name: str, others: Tensor) -> Tensor:
         """Scores `[N, T]` of other squared distances `[N, T]`."""
-        return relative(self._squares.values(name)[:, 0], others)
+        mean = self.mean(name)
+        least = len(mean) * rounding(mean).item()
+        return relative(self._squares.values(name)[:, 0], others, least)
 
     def tables(self) -> Tables:
         """The scores `[N, T]` of each layer, as they fire."""
@@ -134,7 +141,10 @@ class Scores:
             for name in self._squares.names()
         }
         if any(values.isnan().any() for values in scores.values()):
-            logger.warning("scores are NaN where all images have the same activations")
+            logger.warning(
+                "scores are NaN where all images have the same activations, or some "
+                "that are not finite"
+            )
         return {"score": scores}
 
 
@@ -188,30 +198,47 @@ def device_of(base: nn.Module) -> torch.device | str:
     return next((p.device for p in base.parameters()), "cpu")
 
 
-def relative(from_mean: Tensor, apart: Tensor) -> Tensor:
+def relative(from_mean: Tensor, apart: Tensor, least: float) -> Tensor:
     """Scores `[N, T]`, in float32.
 
     Args:
         from_mean: squared distances `[N]` from the mean of all images.
         apart: squared distances `[N, T]` that are told as a part of those between
             images.
+        least: squared distance that is no more than rounding; if images are no further
+            apart, there are no scores.
     """
     away = (from_mean + from_mean.mean())[:, None]
-    away = torch.where(away > 0, away, torch.nan)
+    away = torch.where(away > least, away, torch.nan)
     return (1 - apart / away).float()
 
 
 def flat(activation: Tensor) -> Tensor:
     """Rows `[B, D]` in float32, of activations `[B]` too."""
     # Not in storage order, in which one batch may differ from the next.
-    return activation.reshape(len(activation), -1).float()
+    rows = activation.flatten(1) if activation.dim() > 1 else activation[:, None]
+    return rows.float()
 
 
 def squares(rows: Tensor, others: Tensor) -> Tensor:
     """Squared distance `[n]` of each row from its counterpart, or from one for all."""
-    pairs = zip(_cached(rows), _cached(others.expand_as(rows)), strict=True)
-    distances = [torch.linalg.vector_norm(a - b, dim=1) for a, b in pairs]
-    return torch.cat(distances).double().square()
+    return torch.cat([_lengths(a - b) for a, b in _pairs(rows, others)]).square()
+
+
+def squares_and_lengths(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the length `[n]` of each row, which is read from memory once."""
+    found = [(_lengths(a - b), _lengths(a)) for a, b in _pairs(rows, others)]
+    apart, lengths = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return apart.square(), lengths
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return lengths.double()
+
+
+def _pairs(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(_cached(rows), _cached(others.expand_as(rows)), strict=True)
 
 
 def _cached(rows: Tensor) -> tuple[Tensor, ...]:

@@ -37,19 +37,23 @@ class Taps:
     def looking(self) -> Iterator[None]:
         """The network can be run, in evaluation mode and without gradients.
 
-        Afterwards each module is as it was, and nothing is hooked.
+        Afterwards modes and buffers are as they were, and nothing is hooked.
         """
         modes = {module: module.training for module in self.base.modules()}
+        buffers = [_Buffers(module) for module in modes if module._buffers]
         self.base.eval()
         self._hooks = LayerHooks(self.base, self.names)
         try:
-            with torch.no_grad():
+            # Eagerly: hooks of a look are no reason to compile anew.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             self._hooks.remove()
             self._hooks = None
             for module, training in modes.items():
                 module.training = training
+            for each in buffers:
+                each.put_back()
 
     def run(self, images: Tensor, visit: Visit) -> None:
         """Runs the network; `visit(key, activation)` sees each layer as it fires.
@@ -75,6 +79,24 @@ class Taps:
         if self._watch:  # the first run tells which activations do not last
             self.overwritten = {key for key, v in seen.items() if v.changed()}
             self._watch = False
+
+
+class _Buffers:
+    """The buffers of a module as they are now, whatever a forward does to them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._held = module, dict(module._buffers)
+        self._copies = [
+            (held, held.clone()) for held in self._held.values() if held is not None
+        ]
+
+    def put_back(self) -> None:
+        """Puts them back; those that nobody has written to are left alone."""
+        self._module._buffers.update(self._held)
+        for held, copy in self._copies:
+            if not torch.equal(held, copy):  # batch norm tells no versions
+                with torch.no_grad():
+                    held.copy_(copy)
 
 
 def _dtype(base: nn.Module, images: Tensor) -> torch.dtype:

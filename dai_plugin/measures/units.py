@@ -14,6 +14,7 @@ from torch import Tensor
 # and take the mean of the units that come first.
 FIRING_RATE, BEST_UNITS = 0.01, 0.2
 _THRESHOLD_ROWS = 4096
+_ROUNDING = 1e-6  # of float32, after some layers
 
 
 def choose(features: int, most: int, seed: int) -> Tensor:
@@ -22,6 +23,14 @@ def choose(features: int, most: int, seed: int) -> Tensor:
         return torch.arange(features)
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(features, generator=generator)[:most].sort().values
+
+
+def rounding(mean: Tensor) -> Tensor:
+    """Mean square by which equal activations of a mean `[D]` differ between batches.
+
+    Of all features together: small ones are differences of others that are not.
+    """
+    return (_ROUNDING * mean.double()).square().mean()
 
 
 class Thinned:
@@ -45,6 +54,18 @@ class Thinned:
         return torch.cat(self._rows)
 
 
+def thresholds(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """What 1 in 100 rows `[n, U]` exceeds, and what as many fall below, `[U]` each."""
+    count = len(sample)
+    rank = max(1, round(FIRING_RATE * count))
+    ordered: Tensor = sample.sort(0).values
+    at = min(rank, count - 1)
+    differ = (ordered[-1] - ordered[0]).square() > rounding(sample.mean(0))
+    # What is the same for all images never fires.
+    above = ordered[count - 1 - at].where(differ, torch.inf)
+    return above, ordered[at].where(differ, -torch.inf)
+
+
 class Firing:
     """How much more often a unit fires on versions of what it fires on (Goodfellow).
 
@@ -52,16 +73,10 @@ class Firing:
     its sign changed, below the one that 1 in 100 falls below.
     """
 
-    def __init__(self, sample: Tensor) -> None:
-        count = len(sample)
-        rank = max(1, round(FIRING_RATE * count))  # so many images exceed it
-        ordered = sample.sort(0).values
-        at = min(rank, count - 1)
-        self._above, self._below = ordered[count - 1 - at], ordered[at]
-        shape = (2, sample.shape[1])
-        self._fired, self._again = (
-            torch.zeros(shape, dtype=torch.float64, device=sample.device)
-            for _ in range(2)
+    def __init__(self, above: Tensor, below: Tensor) -> None:
+        self._above, self._below = above, below
+        self._fired, self._again = torch.zeros(
+            (2, 2, len(above)), dtype=torch.float64, device=above.device
         )
         self._images = self._versions = 0
 
@@ -107,26 +122,31 @@ class NormalizedVariance:
         first, second = self._sums / self._images
         between = (second - first.square()).mean(0)
         ratio: Tensor = self._inside / self._images / between
-        return ratio[between > 0].mean()
+        return ratio[between > rounding(self._mean)].mean()
 
 
 class Spectrum:
     """Variances along the principal components, from the units' covariance."""
 
-    def __init__(self, units: int, device: torch.device) -> None:
-        shape = (units, units)
-        self._squares = torch.zeros(shape, dtype=torch.float64, device=device)
+    def __init__(self, mean: Tensor) -> None:
+        shape = (len(mean), len(mean))
+        self._squares = torch.zeros(shape, dtype=torch.float64, device=mean.device)
+        self._least = len(mean) * rounding(mean)
+        self._images = 0
 
     def update(self, centred: Tensor) -> None:
         """Takes `[B, U]` activations less their mean, in float64."""
         self._squares += centred.T @ centred
+        self._images += len(centred)
 
     def values(self) -> tuple[Tensor, Tensor]:
         """Share of the first component, and the effective rank (Roy & Vetterli).
 
-        The rank is the exponential of the entropy of the singular values.
+        The rank is the exponential of the entropy of the singular values. NaN of
+        activations that are all the same, or not finite.
         """
-        if not self._squares.isfinite().all():  # which no solver takes
+        differ = self._squares.trace() > self._images * self._least
+        if not (differ and self._squares.isfinite().all()):
             return torch.tensor(torch.nan), torch.tensor(torch.nan)
         variances = torch.linalg.eigvalsh(self._squares.cpu())
         # What is no more than rounding counts for nothing.
