@@ -173,6 +173,29 @@ def test_what_is_missing_is_said_at_the_top(tmp_path):
     )
 
 
+@pytest.mark.parametrize("fill", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_is_not_finite_is_not_known(tmp_path, fill, seeds):
+    """Nowhere a number, no warning; of all measures at once."""
+    runs = pages_of(["a", "b"], seeds=seeds, images=3, layers=("l",), named="x",
+                    groups=("layers", "output", "strength", "similarity"))  # fmt: skip
+    for table in [
+        (places, place)
+        for run in runs
+        for seed in run.seeds
+        for tables in seed.tables.values()
+        for places in tables.values()
+        for place in places
+    ]:
+        places, place = table
+        if places[place].dtype != torch.int64:
+            places[place] = torch.full_like(places[place].float(), fill)
+    page = page_of(runs, tmp_path)
+    part = page.source.split('<section id="output">')[1].split("</section>")[0]
+    assert set(re.findall(r"<td[^>]*>([^<\n]+)", part)) == {"-"}
+    assert not re.search(r"\b(nan|inf)\b", page.words)
+
+
 def test_nan_is_a_dash(tmp_path):
     """No "nan" anywhere, not in the numbers beside the page either."""
     runs = pages_of(["net"], groups=("layers", "output"), named="x")

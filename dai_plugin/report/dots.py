@@ -1,5 +1,6 @@
 """Dots with intervals: one measure beneath another, a mark a run."""
 
+import math
 from collections.abc import Sequence
 
 from dai_plugin.report.canvas import (
@@ -129,7 +130,7 @@ def _draw(
     own = axes is None
     if axes is None:
         axes = axes_of(_WIDTH, len(told) * (0.09 * len(names) + 0.14))
-    if band:
+    if band and all(map(math.isfinite, band)):
         axes.axvspan(*band, color="0.85", linewidth=0)
     place = {name: i for i, name in enumerate(told)}
     share = _SHARE / len(names)

@@ -43,6 +43,12 @@ def prediction_measure(runs: Sequence[Run], groups: Sequence[str]) -> str | None
     return None
 
 
+def known(table: Tensor) -> Tensor:
+    """A table in doubles; what is not finite is not known: NaN."""
+    table = table.double()
+    return table.masked_fill(~table.isfinite(), torch.nan)
+
+
 def grid_rows(run: Run, groups: Sequence[str], measure: str, place: str) -> list[Row]:
     """A measure along the axis of series, as the mean over these: a row a value."""
     axis = run.seeds[0].axes[groups[0]]
@@ -77,6 +83,7 @@ def pooled(tables: Sequence[Tensor], grid: bool) -> tuple[Any, Any, Any]:
     Returns:
         Ends are NaN where there is nothing to draw from: one number of one seed.
     """
+    tables = [known(table) for table in tables]
     of_images = tables[0].dim() > int(grid)
     if of_images and not grid:
         tables = [table.reshape(len(table), -1).nanmean(1) for table in tables]

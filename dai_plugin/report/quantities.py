@@ -15,6 +15,7 @@ from dai_plugin.report.bootstrap import (
     interval,
     spread,
 )
+from dai_plugin.report.pooled import known
 from dai_plugin.report.runs import Run
 
 # Of these less is better; of all others, more.
@@ -102,12 +103,12 @@ def values(measures: Measures, of: Quantity) -> Floats:
 def estimates(run: Run, asked: Sequence[Quantity]) -> list[Estimate]:
     """Means of a run: intervals over images, of seeds the spread between them."""
     seeds = [_columns(seed, asked) for seed in run.seeds]
-    known = np.stack([of_images for _, of_images in seeds]).all(0)
+    of_each = np.stack([of_images for _, of_images in seeds]).all(0)
     if len(seeds) > 1:
         found = spread(np.stack([_mean(columns) for columns, _ in seeds]))
         return _estimates(*found, found[2] - found[0])
     mean, low, high = interval(seeds[0][0])
-    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    low, high = (np.where(of_each, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
 
 
@@ -118,9 +119,9 @@ def differences(run: Run, first: Run, asked: Sequence[Quantity]) -> list[Estimat
         one, other = (np.stack([_mean(each) for each, _ in side]) for side in sides)
         return _estimates(*difference_of_means(one, other))
     columns = [np.stack([found for found, _ in side]).mean(0) for side in sides]
-    known = np.stack([there for side in sides for _, there in side]).all(0)
+    of_each = np.stack([there for side in sides for _, there in side]).all(0)
     mean, low, high = difference(columns[0], columns[1])
-    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    low, high = (np.where(of_each, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
 
 
@@ -151,7 +152,7 @@ def _column(
     table = measures.tables.get(group, {}).get(measure, {}).get(place)
     if table is None:
         return torch.tensor(torch.nan, dtype=torch.float64)
-    table = table.double()
+    table = known(table)
     if group in measures.axes:
         return table.nanmean(-1) if at is None else table[..., at]
     if group in PER_IMAGE and table.dim():

@@ -16,7 +16,7 @@ from dai_plugin.report.parts import (
     choice,
     number,
 )
-from dai_plugin.report.pooled import PLACE
+from dai_plugin.report.pooled import PLACE, known
 from dai_plugin.report.quantities import PER_IMAGE, Quantity
 from dai_plugin.report.runs import Run
 from dai_plugin.report.series_sections import attacks, corruptions, strength
@@ -62,13 +62,13 @@ def left_out(runs: Sequence[Run]) -> list[str]:
     A kind by its name alone, if the run has no series of it.
     """
     held = [run.seeds[0].tables for run in runs]
-    known = [group for tables in held for group in tables if group not in PER_IMAGE]
+    shared = [group for tables in held for group in tables if group not in PER_IMAGE]
     lines = []
     for run, tables in zip(runs, held, strict=True):
         kinds = {group.partition(":")[0] for group in tables}
         lacking = [
             group.replace(":", " ") if kind in kinds else kind
-            for group in known
+            for group in shared
             for kind in [group.partition(":")[0]]
             if group not in tables
         ]
@@ -79,14 +79,14 @@ def left_out(runs: Sequence[Run]) -> list[str]:
 
 def _run(runs: Sequence[Run]) -> Section:
     """A row for each thing that is known, a column a run; seeds' own ones in lines."""
-    known = list(dict.fromkeys(k for r in runs for s in r.seeds for k in s.about))
-    known = [key for key in known if key not in ("name", "missing")]
+    told = dict.fromkeys(k for r in runs for s in r.seeds for k in s.about)
+    keys = [key for key in told if key not in ("name", "missing")]
     rows = [
         Row(
             title(key),
             [Cell(_facts([s.about.get(key) for s in r.seeds])) for r in runs],
         )
-        for key in known
+        for key in keys
     ]
     folders = [Cell("\n".join(map(str, run.folders))) for run in runs]
     rows.append(Row("folders" if len(runs) > 1 else "folder", folders))
@@ -164,7 +164,7 @@ def _ceiling(run: Run) -> Iterator[Table]:
     """Between which two numbers the best possible correlation lies."""
     ends = run.seeds[0].tables["similarity"].get("noise_ceiling", {})
     rows = [
-        Row(name, [Cell(number(float(end)), key=float(end))])
+        Row(name, [Cell(number(float(known(end))), key=float(known(end)))])
         for name, end in ends.items()
     ]
     if rows:
