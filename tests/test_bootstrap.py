@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from dai_plugin.report.bootstrap import difference, difference_of_means, interval
+from dai_plugin.report.bootstrap import (
+    difference,
+    difference_of_means,
+    interval,
+    spread,
+    student,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,11 +74,34 @@ def test_differences_of_other_shapes_are_refused():
         difference(np.zeros(5), np.zeros(4))
 
 
-def test_differences_of_seeds_add_their_variances():
-    """Rows of both sides are drawn on their own."""
-    draw = np.random.default_rng(4)
-    one, other = draw.normal(2, 3, 400), draw.normal(1, 4, 900)
+@pytest.mark.parametrize(("many", "others"), [(2, 2), (3, 3), (5, 4)])
+def test_differences_of_few_seeds_hold_the_truth_as_often_as_they_say(many, others):
+    """Two draws of a network differ by chance: 95 in 100 intervals hold the truth."""
+    draw = np.random.default_rng(many)
+    one, other = draw.normal(1, 1, (many, 1000)), draw.normal(3, 2, (others, 1000))
     mean, low, high = difference_of_means(one, other)
-    assert mean == pytest.approx(one.mean() - other.mean())
-    error = math.sqrt(one.var() / 400 + other.var() / 900)
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    np.testing.assert_allclose(mean, one.mean(0) - other.mean(0))
+    # Welch's degrees of freedom are estimated: nearly 95.
+    assert 0.925 <= ((low <= -2) & (high >= -2)).mean() <= 0.985
+
+
+def test_students_distribution_is_that_of_its_tables():
+    """Published quantiles (two-sided 95 and 99 %), and the normal one in the limit."""
+    freedom = np.array([1, 2, 4, 10, 100, 1e5])
+    half = student(freedom, 0.95)
+    np.testing.assert_allclose(
+        half, [12.706, 4.303, 2.776, 2.228, 1.984, 1.960], atol=2e-3
+    )
+    np.testing.assert_allclose(
+        student(freedom[:3], 0.99), [63.657, 9.925, 4.604], atol=2e-3
+    )
+
+
+def test_seeds_spread_by_their_deviation():
+    """NaN of one is NaN: the others are not so many seeds."""
+    mean, low, high = spread(np.array([[1.0, 2], [2, np.nan], [6, 4]]))
+    deviation = math.sqrt((4 + 1 + 9) / 2)
+    assert (mean[0], high[0] - 3, 3 - low[0]) == pytest.approx(
+        (3, deviation, deviation)
+    )
+    assert np.isnan([mean[1], low[1], high[1]]).all()

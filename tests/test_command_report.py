@@ -50,7 +50,9 @@ def test_a_page_with_pictures_and_tables(place, tmp_path, capsys):
     )
     found = contents(tmp_path / "out")
     assert {"report.html", "scores.csv", "summary.json", "invariance.png"} <= set(found)
-    assert {"scores.png", "scores.svg", "output.png", "output.csv"} <= set(found)
+    assert {"invariance.svg", "invariance.csv", "output.png", "output.csv"} <= set(
+        found
+    )
     with (tmp_path / "out" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["model", "layer", "depth", "image", "transform", "score"]
@@ -155,6 +157,8 @@ def test_networks_on_other_images_cannot_be_compared(place, tmp_path, capsys):
     """Status 2, too; and so a folder without measures."""
     measure(place, tmp_path / "other", "other", 3, "--limit", "10")
     assert main(["compare", str(place / "one"), str(tmp_path / "other")]) == 2
-    assert "cannot be compared" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "argument NEW: " in error
+    assert "cannot be compared" in error
     assert main(["compare", str(place / "one"), str(tmp_path)]) == 2
     assert "no measures.npz in" in capsys.readouterr().err

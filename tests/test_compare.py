@@ -9,7 +9,8 @@ from measured import made_up
 
 from dai_plugin.report.bootstrap import difference
 from dai_plugin.report.compare import compare
-from dai_plugin.report.quantities import names, quantity, values
+from dai_plugin.report.naming import names, quantity
+from dai_plugin.report.quantities import values
 
 
 def shifted(measures, group, measure, by, place="output"):
@@ -71,6 +72,31 @@ def test_nan_fails():
     layer = shifted(old, "layers", "score", torch.nan, "relu2")
     assert compare(old, layer, {"score": 1.0}).failed
     assert not compare(old, layer, {"score:relu1": 1.0}).failed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_images_that_are_nan_in_the_new_network_alone_fail(seed):
+    """They are lost, however good the rest; those of neither are left out."""
+    old = made_up(seed, images=40)
+    table = old.tables["output"]["accuracy"]["output"].double()
+    gone = torch.rand(40, generator=torch.Generator().manual_seed(seed)) < 0.2
+    both = shifted(old, "output", "accuracy", 0.0)
+    both.tables["output"]["accuracy"]["output"][gone] = torch.nan
+    new = shifted(both, "output", "accuracy", 0.5)
+    row = of(compare(both, new, {"accuracy": 0}), "accuracy")
+    assert row.old == pytest.approx(table[~gone].mean().item(), rel=1e-6)
+    assert row.change.mean == pytest.approx(row.new - row.old) == pytest.approx(0.5)
+    assert not row.failed
+    assert compare(old, new, {"accuracy": 1.0}).failed
+    assert not compare(new, old, {"accuracy": 1.0}).failed
+
+
+def test_series_may_come_in_any_order():
+    """The mean over them is the same."""
+    old = made_up()
+    tables = dict(reversed(old.tables.items()))
+    new = replace(old, tables=tables)
+    assert not compare(old, new, {"corruptions/accuracy_transformed": 0}).failed
 
 
 def test_names_mean_what_they_say():
@@ -139,6 +165,8 @@ def test_other_images_or_versions_are_refused():
             ValueError, match=rf"before \(old\) and after.*{key} differ"
         ):
             compare(old, other, {})
+    with pytest.raises(ValueError, match="labels differ"):
+        compare(old, replace(new, labels=torch.arange(12) // 6), {})
     axis = replace(new.axes["attacks:pgd"], values=(1.0, 2.0, 3.0))
     other = replace(new, axes={**new.axes, "attacks:pgd": axis})
     with pytest.raises(ValueError, match="values of attacks:pgd differ"):

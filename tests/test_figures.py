@@ -19,7 +19,7 @@ from PIL import Image
 from dai_plugin.measures.results import Axis, Measures
 from dai_plugin.report.bootstrap import interval
 from dai_plugin.report.canvas import plain, short, style
-from dai_plugin.report.figures import FIGURES, figures, frame_of, write_figure
+from dai_plugin.report.figures import FIGURES, drawings, figures, frame_of, write_figure
 from dai_plugin.report.runs import Run
 
 LONG = [
@@ -127,7 +127,7 @@ def test_files_are_well_formed_and_stand_alone(drawn, tmp_path):
         ids = {each.get("id", "") for each in root.iter()}
         assert b'href="http' not in svg
         assert root.findall(".//{http://www.w3.org/2000/svg}text")
-        if stem in ("scores", "output", "severities"):
+        if stem in ("invariance", "output", "severities"):
             assert names <= ids
         if stem.endswith("-layers"):
             layers = runs[0].places("layers", "score")
@@ -137,7 +137,8 @@ def test_files_are_well_formed_and_stand_alone(drawn, tmp_path):
 def test_the_same_figures_are_the_same_files(tmp_path):
     """No date and no random name, in any of the formats."""
     for part in ("one", "two"):
-        figure = figures(CASES["seeds"]())["strength-zoom-layers"]
+        runs = CASES["seeds"]()
+        figure = drawings(runs)["strength-zoom-layers"].draw(runs).figure
         write_figure(figure, tmp_path / part, "x", ("png", "svg", "pdf"))
     names = {"x.png", "x.svg", "x.pdf"}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
@@ -158,13 +159,13 @@ def test_every_figure_has_its_numbers(drawn):
         kinds = {type(value) for row in rows for value in row.values()}
         assert kinds <= {int, float, str}, stem
     with pytest.raises(
-        KeyError, match="no figure 'nothing' of these runs, only scores"
+        KeyError, match="no figure 'nothing' of these runs, only invariance"
     ):
         frame_of("nothing", runs)
 
 
 def test_numbers_are_those_of_the_tables():
-    """Means and intervals over images; of several seeds over the means of these."""
+    """Means and intervals over images; of seeds the deviation between their means."""
     one, two = runs_of(["a"]), runs_of(["b"], seeds=3)
     row = next(r for r in frame_of("strength-zoom", one) if r["at"] == 0.8)
     table = one[0].seeds[0].tables["strength:zoom"]["accuracy_transformed"]["output"]
@@ -176,9 +177,10 @@ def test_numbers_are_those_of_the_tables():
         hits = [v["accuracy_transformed"]["output"][:, 3] for v in noises]
         means.append(torch.stack(hits).double().mean())
     row = next(r for r in frame_of("severities", two) if r["at"] == 4)
-    expected = [float(each) for each in interval(np.array(means))]
-    assert [row["mean"], row["low"], row["high"]] == pytest.approx(expected)
-    rows = [r for r in frame_of("scores", two) if r["layer"] == "relu2"]
+    mean, deviation = np.mean(means), np.std(means, ddof=1)
+    found = [row["mean"], row["mean"] - row["low"], row["high"] - row["mean"]]
+    assert found == pytest.approx([mean, deviation, deviation])
+    rows = [r for r in frame_of("invariance", two) if r["layer"] == "relu2"]
     scores = [seed.scores["relu2"].numpy() for seed in two[0].seeds]
     for row in rows:
         values = np.stack(scores) if row["seed"] == 0 else scores[row["seed"] - 1]
@@ -191,16 +193,16 @@ def test_numbers_are_those_of_the_tables():
 
 def test_what_all_runs_have_is_drawn_and_nothing_else():
     """Without labels consistency; a series that one run lacks is left out."""
-    whole = list(figures(runs_of(["a"])))
-    assert whole[:3] == ["scores", "output", "strength-rotation"]
+    whole = list(drawings(runs_of(["a"])))
+    assert whole[:3] == ["invariance", "output", "strength-rotation"]
     assert {"severities", "corruptions", "attacks-eps", "cka"} <= set(whole)
     for group, stems in {
-        "layers": ["scores"],
+        "layers": ["invariance"],
         "corruptions": ["severities", "corruptions"],
         "similarity": ["dissimilarity", "cka", "rank-correlation", "rdm"],
     }.items():
         rest = [each for each in GROUPS if each != group]
-        less = figures(runs_of(["a"]) + runs_of(["b"], groups=rest))
+        less = drawings(runs_of(["a"]) + runs_of(["b"], groups=rest))
         assert [s for s in whole if s not in less] == stems
     rows = frame_of("attacks-eps", runs_of(["a"], labels=False))
     assert {row["measure"] for row in rows} == {"consistency"}
@@ -214,7 +216,7 @@ def test_missing_numbers_leave_gaps():
     found.tables["similarity"]["dissimilarity"]["input"][:] = torch.nan
     runs = [Run("net", [found], [Path("a")])]
     assert all(isinstance(figure, Figure) for figure in figures(runs).values())
-    empty = [r for r in frame_of("scores", runs) if not r["count"]]
+    empty = [r for r in frame_of("invariance", runs) if not r["count"]]
     assert {row["layer"] for row in empty} == {"relu1"}
     everywhere = {name: torch.full((3, 2), torch.nan) for name in ("input", "relu")}
     nothing = Measures({"layers": {"score": everywhere}}, {"name": "net"})
@@ -250,7 +252,7 @@ def test_losses_over_a_training_are_the_means_of_its_seeds(tmp_path):
         {("relu1", 0): 0.7, ("relu2", 0): 0.5, ("relu1", 1): np.nan, ("relu2", 1): 0.2},
         nan_ok=True,
     )
-    assert "dynamics" not in figures(runs_of(["b"]))
+    assert "dynamics" not in drawings(runs_of(["b"]))
 
 
 def test_many_images_are_averaged_in_blocks():
@@ -275,7 +277,7 @@ def test_likeness_to_a_given_matrix_has_its_ceiling():
     assert [row["mean"] for row in rows] == pytest.approx(
         [float(each.double().mean()) for each in theirs.values()]
     )
-    bands = figures(runs)["rdm"].axes[0].patches
+    bands = drawings(runs)["rdm"].draw(runs).patches
     assert [(b.get_x(), b.get_width()) for b in bands] == [pytest.approx((0.6, 0.1))]
 
 
@@ -285,7 +287,7 @@ def test_attacks_are_drawn_along_their_own_axes():
     found.axes["attacks:a/b"] = Axis("k", "", (1.0, 10.0))
     found.tables["attacks:a/b"] = {"consistency": {"output": torch.rand(12, 2) < 0.5}}
     runs = [Run("net", [found], [Path("a")])]
-    assert {"attacks-eps", "attacks-k"} <= set(figures(runs))
+    assert {"attacks-eps", "attacks-k"} <= set(drawings(runs))
     assert {row["attack"] for row in frame_of("attacks-k", runs)} == {"a/b"}
 
 
@@ -319,9 +321,10 @@ matplotlib.rcParams["font.size"] = 17
 before = dict(matplotlib.rcParams)
 from dai_plugin.report.figures import figures, write_figure
 from measured import runs_of
-runs = runs_of(["a", "b"], groups=["layers", "attacks", "similarity"])
-for stem, figure in figures(runs).items():
-    write_figure(figure, Path(tempfile.mkdtemp()), stem, ("png", "svg", "pdf"))
+runs = runs_of(["a", "b"], groups=["layers", "attacks"])
+folder = Path(tempfile.mkdtemp())
+for (stem, figure), kind in zip(figures(runs).items(), ("png", "svg"), strict=True):
+    write_figure(figure, folder, stem, (kind, "pdf"))
 assert matplotlib.get_backend() == "svg"
 assert dict(matplotlib.rcParams) == before
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"

@@ -1,18 +1,22 @@
 """The page says what was measured, in one file, whatever names hold."""
 
+import base64
 import csv
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from measured import GROUPS
+from measured import CORRUPTIONS, GROUPS
 from pages import NASTY, full, pages_of
+from PIL import Image, features
 
 import dai_plugin.report.page
+from dai_plugin.report.canvas import plain
 from dai_plugin.report.page import write_page
 from dai_plugin.report.quantities import Quantity, differences, estimates
 from dai_plugin.report.runs import Run
@@ -54,7 +58,7 @@ class Page(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
-def page_of(runs, folder, formats=("png",)):
+def page_of(runs, folder, formats=()):
     return Page(write_page(runs, folder, formats)[0].read_text("utf-8"))
 
 
@@ -108,7 +112,7 @@ def test_each_figure_has_its_files(two):
     """Pictures as asked for; CSV and JSON hold the same numbers."""
     _, _, folder = two
     stems = {path.stem for path in folder.glob("*.json")}
-    assert {"scores", "output", "strength-rotation", "attacks-eps"} <= stems
+    assert {"invariance", "output", "strength-rotation", "attacks-eps"} <= stems
     for stem in stems:
         for kind in ("png", "svg", "pdf", "csv"):
             assert (folder / f"{stem}.{kind}").stat().st_size
@@ -152,7 +156,7 @@ def test_text_of_users_is_text(tmp_path):
     assert page.source.count("<script") == 1
     assert "alert(" not in page.source.split("<script>")[1].split("</script>")[0]
     names = [a.get("data-row") for a in page.all("tr") if a.get("data-row")]
-    assert f"a{NASTY}" in names
+    assert plain(f"a{NASTY}") in names
 
 
 def test_what_is_missing_is_said_at_the_top(tmp_path):
@@ -169,6 +173,29 @@ def test_what_is_missing_is_said_at_the_top(tmp_path):
     )
 
 
+@pytest.mark.parametrize("fill", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_is_not_finite_is_not_known(tmp_path, fill, seeds):
+    """Nowhere a number, no warning; of all measures at once."""
+    runs = pages_of(["a", "b"], seeds=seeds, images=3, layers=("l",), named="x",
+                    groups=("layers", "output", "strength", "similarity"))  # fmt: skip
+    for table in [
+        (places, place)
+        for run in runs
+        for seed in run.seeds
+        for tables in seed.tables.values()
+        for places in tables.values()
+        for place in places
+    ]:
+        places, place = table
+        if places[place].dtype != torch.int64:
+            places[place] = torch.full_like(places[place].float(), fill)
+    page = page_of(runs, tmp_path)
+    part = page.source.split('<section id="output">')[1].split("</section>")[0]
+    assert set(re.findall(r"<td[^>]*>([^<\n]+)", part)) == {"-"}
+    assert not re.search(r"\b(nan|inf)\b", page.words)
+
+
 def test_nan_is_a_dash(tmp_path):
     """No "nan" anywhere, not in the numbers beside the page either."""
     runs = pages_of(["net"], groups=("layers", "output"), named="x")
@@ -177,7 +204,7 @@ def test_nan_is_a_dash(tmp_path):
     assert not re.search(r"\bnan\b", page.words)
     (row,) = re.findall(r'data-row="relu2".*?</tr>', page.source, re.DOTALL)
     assert re.search(r"<td[^>]*>-</td>", row)
-    rows = json.loads((tmp_path / "scores.json").read_text())
+    rows = json.loads((tmp_path / "invariance.json").read_text())
     assert any(row["median"] is None for row in rows)
 
 
@@ -214,6 +241,107 @@ def test_equal_networks_differ_by_nothing():
         assert (gain.mean, gain.low, gain.high, gain.apart) == (0, 0, 0, False)
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_number_of_the_tables_is_a_mean_of_measures(tmp_path, seeds):
+    """Layers, predictions, series and their means: of the page, against the tables."""
+    runs = pages_of(["a", "b"], seeds=seeds, named="x", groups=GROUPS[:5])
+    page = page_of(runs, tmp_path)
+    shown = {key: cells(page, *key) for key in [
+        ("output", "consistency"), ("layers", "relu2"), ("corruptions", "fog"),
+        ("corruptions", "mean"), ("strength", "0.8"),
+    ]}  # fmt: skip
+
+    def mean(run, group, measure, place="output", at=slice(None)):
+        found = [seed.tables[group][measure][place][..., at] for seed in run.seeds]
+        return np.mean([each.double().mean().item() for each in found])
+
+    hit, kinds = "accuracy_transformed", [f"corruptions:{c}" for c in CORRUPTIONS]
+    expected = {
+        ("output", "consistency"): [mean(r, "output", "consistency") for r in runs],
+        ("layers", "relu2"): [mean(r, "layers", "score", "relu2") for r in runs],
+        ("corruptions", "fog"): [mean(r, "corruptions:fog", hit) for r in runs],
+        ("corruptions", "mean"): [
+            np.mean([mean(r, kind, hit) for kind in kinds]) for r in runs
+        ],
+        ("strength", "0.8"): [mean(r, "strength:zoom", hit, at=1) for r in runs],
+    }
+    for key, (one, other) in expected.items():
+        texts = [text.replace("\N{MINUS SIGN}", "-") for text in shown[key]]
+        assert texts[:2] == [f"{one:.3f}", f"{other:.3f}"], key
+        assert float(texts[2]) == pytest.approx(other - one, abs=6e-4)
+
+
+def cells(page, section, row):
+    """Numbers of the first row of that name in a section, less what is small."""
+    part = page.source.split(f'<section id="{section}">')[1]
+    found = re.search(rf"<th scope=\"row\"><span>{row}</span>.*?</tr>", part, re.DOTALL)
+    return re.findall(r"<td[^>]*>([^<\n]+)", found[0])
+
+
+def test_differences_say_which_way_is_better(tmp_path):
+    """Where their intervals do not hold 0; of errors and collapse less is better."""
+    runs = pages_of(["a", "b"], named="x", groups=("layers", "output"))
+    for sign, run in zip((-1, 1), runs, strict=True):
+        noise = torch.linspace(-0.01, 0.01, 12)
+        output = {m: {"output": 0.5 + sign * 0.2 + noise} for m in VERDICTS}
+        run.seeds[0].tables["output"].update(output)
+    page = page_of(runs, tmp_path)
+    for measure, verdict in VERDICTS.items():
+        part = page.source.split('<section id="output">')[1]
+        row = re.search(rf"<span>{measure.replace('_', ' ')}</span>.*?</tr>", part,
+                        re.DOTALL)  # fmt: skip
+        assert re.findall(r'class="verdict">(\w+)<', row[0]) == verdict, measure
+
+
+VERDICTS = {
+    "accuracy": ["better"],
+    "effective_invariance": ["better"],
+    "calibration_error": ["worse"],
+    "confidence": [],
+}
+
+
+def test_what_one_network_lacks_is_said_to_be_left_out(tmp_path):
+    """Groups that cannot be shown side by side, and of whom they are missing."""
+    runs = pages_of(["a"], named="x", groups=("output", "strength", "corruptions"))
+    runs += pages_of(["b", "c"], named="x", groups=("output", "corruptions"))
+    page = page_of(runs, tmp_path)
+    told = page.words.split("What was run")[0]
+    assert "strength: not of b" in told
+    assert "strength: not of c" in told
+    assert (
+        "corruptions" not in told.split("because not all have it")[1].split("What")[0]
+    )
+    del runs[1].seeds[0].tables["corruptions:fog"]
+    told = page_of(runs, tmp_path / "part").words
+    assert "strength, corruptions fog: not of b" in told
+    alone = page_of(runs[:1], tmp_path / "alone")
+    assert "because not all have it" not in alone.words
+
+
+def test_names_that_look_like_attributes_stay_as_they_are(tmp_path):
+    """In the figures, too."""
+    name = 'net id="layer:x" href="#y" url(#z)'
+    page = page_of(pages_of([name], named="x", groups=("output",)), tmp_path)
+    assert page.words.count(name) >= 3
+
+
+def test_a_later_page_takes_the_files_of_the_first_away(tmp_path):
+    """Those that it links; files of the user stay, whatever their names."""
+    runs = pages_of(["net"], named="x", groups=("layers", "output"))
+    write_page(runs, tmp_path, ("png", "pdf"))
+    (tmp_path / "output-of-mine.csv").write_text("mine")
+    (tmp_path / "invariance-notes.json").write_text("mine")
+    files = write_page(pages_of(["net"], named="x", groups=("layers",)), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "output-of-mine.csv", "invariance-notes.json", *(f.name for f in files)
+    }  # fmt: skip
+    assert {f.suffix for f in files} == {".html", ".png", ".csv", ".json"}
+    (tmp_path / "report.html").write_text('<a href="output-of-mine.csv">CSV</a>')
+    write_page(pages_of(["net"], named="x", groups=("layers",)), tmp_path)
+    assert (tmp_path / "output-of-mine.csv").is_file()
+
+
 def test_layers_that_one_network_lacks_are_unknown(tmp_path):
     """Rows of both networks' layers; a dash where there is nothing."""
     few = {"groups": ("layers", "strength"), "named": "x"}
@@ -234,21 +362,42 @@ def test_pages_without_labels(tmp_path):
     assert '"accuracy' not in (tmp_path / "output.json").read_text()
 
 
+@pytest.mark.parametrize("webp", [True, False])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_thumbnails_are_the_pixels(channels):
-    """A PNG without loss; of other channels their mean."""
-    import base64
-    from io import BytesIO
-
-    from PIL import Image
-
+def test_thumbnails_are_the_pixels(channels, webp, monkeypatch):
+    """Without loss, whatever Pillow can write; of other channels their mean."""
+    monkeypatch.setattr(features, "check", lambda _: webp)
     pixels = torch.randint(256, (channels, 5, 7), dtype=torch.uint8)
-    content = base64.b64decode(data_uri(pixels).removeprefix("data:image/png;base64,"))
-    found = torch.from_numpy(np.array(Image.open(BytesIO(content))))
+    kind, _, content = data_uri(pixels).partition(";base64,")
+    assert kind == f"data:image/{'webp' if webp else 'png'}"
+    image = Image.open(BytesIO(base64.b64decode(content))).convert("RGB")
     if channels == 4:
         pixels = pixels.float().mean(0, keepdim=True).round().byte()
-    expected = pixels.permute(1, 2, 0)
-    assert found.reshape(expected.shape).equal(expected)
+    expected = pixels.permute(1, 2, 0).expand(5, 7, 3)
+    assert torch.from_numpy(np.array(image)).equal(expected)
+
+
+def test_each_picture_stands_beside_its_own_version(tmp_path):
+    """Names, classes, labels and words are those of that image and version."""
+    found = full(3, named="x")
+    (run,) = [Run("a", [found], [tmp_path])]
+    page = page_of([run], tmp_path / "page")
+    sources = [each["src"] for each in page.all("img")]
+    entries = re.findall(r"<li>\n<div class=\"pair\">.*?</li>", page.source, re.DOTALL)
+    output = found.tables["output"]
+    shown = [(p, k) for p in found.pictures.values() for k in range(len(p.images))]
+    assert len(entries) == len(shown) == 24
+    for entry, (pictures, k) in zip(entries, shown, strict=True):
+        image, version = int(pictures.images[k]), int(pictures.versions[k])
+        pair = [sources.pop(0), sources.pop(0)]
+        assert pair == [data_uri(each) for each in pictures.pixels[k]]
+        before = int(output["prediction"]["output"][image])
+        after = int(output["predictions"]["output"][image, version])
+        label = int(found.labels[image])
+        for told in (f"<b>{image}x.png</b>", f"class {before}, label {label}<",
+                     f"class {after}<", pictures.words[k]):  # fmt: skip
+            assert told in entry
+        assert ('class="apart"' in entry) == (before != after)
 
 
 def test_two_runs_of_fifty_layers_stay_small(tmp_path):
@@ -258,7 +407,7 @@ def test_two_runs_of_fifty_layers_stay_small(tmp_path):
     for run in runs:  # photographs compress, noise does not
         for shown in run.seeds[0].pictures.values():
             shown.pixels.copy_(shown.pixels[..., :1, :1] // 2 + shown.pixels // 64)
-    page, *_ = write_page(runs, tmp_path)
+    page, *_ = write_page(runs, tmp_path, ())
     assert page.stat().st_size < 5_000_000
 
 

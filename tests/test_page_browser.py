@@ -32,7 +32,7 @@ def path(tmp_path_factory):
     """A page of two networks with long names."""
     kinds = {"layers": [f"layer{i // 4}.{i % 4}.relu" for i in range(20)]}
     runs = pages_of(["resnet18", "resnet18 trained for invariance " * 5], **kinds)
-    return write_page(runs, tmp_path_factory.mktemp("page"))[0]
+    return write_page(runs, tmp_path_factory.mktemp("page"), ())[0]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_what_is_not_known_is_sorted_last(browser, tmp_path):
     """In both directions."""
     runs = pages_of(["a"], layers=("one", "two"), groups=("layers",))
     runs += pages_of(["b"], layers=("two", "three"), groups=("layers",))
-    path = write_page(runs, tmp_path)[0]
+    path = write_page(runs, tmp_path, ())[0]
     with opened(browser, path, 1440) as page:
         for _ in range(2):
             page.locator("#layers thead button").nth(1).click()
@@ -155,6 +155,36 @@ def test_one_transformation_is_shown_at_a_time(browser, path):
         page.emulate_media(media="print")
         assert shown() == [True, True]
         assert not select.is_visible()
+
+
+@pytest.mark.parametrize("kind", ["corruptions", "pictures"])
+def test_networks_of_any_name_are_chosen(browser, tmp_path, kind):
+    """Spaces, lines, nothing at all, "all": each shows its own, and alone."""
+    names = ["a  b", " lead\nline ", "", "all", "1", "\"q'<"]
+    runs = pages_of(names, groups=("output", "corruptions"), images=4, named="")
+    with opened(browser, write_page(runs, tmp_path, ())[0], 1440) as page:
+        options = page.locator(f"#{kind} .option")
+        select = page.locator(f"#{kind} select")
+        assert options.count() == len(names)
+        for i in range(len(names)):
+            select.select_option(index=i)
+            shown = [options.nth(k).is_visible() for k in range(len(names))]
+            assert shown == [k == i for k in range(len(names))]
+        select.select_option(index=len(names))
+        assert all(options.nth(k).is_visible() for k in range(len(names)))
+
+
+def test_layers_of_any_name_are_chosen(browser, tmp_path):
+    """The row and the curve of that layer alone, whatever spaces it holds."""
+    layers = ["a  b", "a\tc", '"<&>']
+    runs = pages_of(["net"], layers=layers, groups=("layers", "strength"), images=4)
+    with opened(browser, write_page(runs, tmp_path, ())[0], 1440) as page:
+        for i in range(4):
+            page.locator("#layers .layers select").select_option(index=i + 1)
+            rows = page.locator("#layers .option tbody tr, #layers .box tbody tr")
+            assert [r.is_visible() for r in rows.all()] == [k == i for k in range(4)]
+            clear = page.locator("#strength svg [data-layer]:not(.faint)")
+            assert clear.count() == 2  # of two transformations
 
 
 def test_one_layer_is_shown_where_asked_for(browser, path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from measured import made_up
 
-from dai_plugin.report.runs import COMPARED, read_runs, tails
+from dai_plugin.report.runs import COMPARED, other_classes, read_runs, tails
 
 
 def saved(folder, seed=0, *, about=(), **kinds):
@@ -78,6 +78,36 @@ def test_other_values_along_an_axis_are_not_compared(tmp_path):
     dataclasses.replace(found, axes=axes).save(tmp_path / "b")
     with pytest.raises(ValueError, match=r"values of strength:zoom differ, \(0.6, 0.8"):
         read_runs([saved(tmp_path / "a"), tmp_path / "b"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_may_be_numbered_otherwise_but_tell_the_same_classes_apart(seed):
+    """Whatever bijection; one image in another class is refused, and named."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (40,), generator=draw)
+    renamed = torch.randperm(9, generator=draw)[labels]
+    assert other_classes(labels, renamed) is None
+    assert other_classes(labels, None) is None
+    moved = renamed.clone()
+    moved[int(labels.argmin())] = 9
+    told = other_classes(labels, moved)
+    assert len(told) == 2
+    assert {text.split()[-1] for text in told} == {"class", "two"}
+    merged = renamed.clone()
+    merged[renamed == renamed[0]] = renamed[renamed != renamed[0]][0]
+    assert other_classes(labels, merged)
+
+
+def test_other_labels_are_not_compared(tmp_path):
+    """Nor a second and a third network of other labels beside one without."""
+    found = made_up(1, name="b")
+    wrong = (found.labels + (torch.arange(12) == 7)) % 3
+    dataclasses.replace(found, labels=wrong).save(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"labels differ, 'images \d and 7 in"):
+        read_runs([saved(tmp_path / "a"), tmp_path / "b"])
+    without = saved(tmp_path / "c", 2, labels=False, name="c")
+    with pytest.raises(ValueError, match="their labels differ"):
+        read_runs([without, tmp_path / "a", tmp_path / "b"])
 
 
 def test_nothing_counts_twice(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ from dai_plugin.cli.tables import table, terminal_width
 from dai_plugin.measures.results import FILE
 
 METRICS = "metrics.csv"  # of a training run
-_PAGE = "report.html"
-_KINDS = ("png", "svg", "pdf", "csv", "json")
 
 
 def run(options: argparse.Namespace) -> int:
     """Reads the folders, writes, prints; returns the exit status."""
-    figures, page, runs_of = map(of_report, ("figures", "page", "runs"))
+    page, runs_of = map(of_report, ("page", "runs"))
     folders = [Path(each) for each in options.folders]
     output = output_folder(options.output)
     if output.resolve() in [folder.resolve() for folder in folders]:
@@ -31,17 +29,18 @@ def run(options: argparse.Namespace) -> int:
     runs = runs_of.read_runs(folders)
     scored = [run for run in runs if run.has("layers", "score")]
     named = [(run.name, seed) for run in scored for seed in run.seeds]
-    stems = {*figures.FIGURES, "rank-correlation"}
-    with results(output, _PAGE, _earlier(output, stems)) as beside:
+    earlier = (SCORES, SUMMARY, PICTURE, *page.earlier(output))
+    with results(output, page.PAGE, earlier) as beside:
         page.write_page(runs, beside, options.format)
-        if named:  # after the page, whose numbers of the same figure they take over
+        if named:
             write_scores(named, beside)
-            draw_picture(scored, beside)
+            if not (beside / PICTURE).exists():  # it is a figure of the page
+                draw_picture(scored, beside)
     if told := accuracies(runs):
         print(told, end="\n\n")
     if named:
         print(medians_table(named, terminal_width()))
-    print(f"written: {output / _PAGE}")
+    print(f"written: {output / page.PAGE}")
     return 0
 
 
@@ -82,12 +81,3 @@ def _last_row(path: Path) -> dict[str, str]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return rows[-1] if rows else {}
-
-
-def _earlier(output: Path, stems: set[str]) -> Iterator[str]:
-    """Files that a report of before may have left there."""
-    yield from (SCORES, SUMMARY, PICTURE)
-    for stem in stems:
-        for kind in _KINDS:
-            for name in (f"{stem}.{kind}", f"{stem}-*.{kind}"):
-                yield from (path.name for path in output.glob(name))

@@ -170,7 +170,7 @@ def _values(run: Run, layer: str) -> list[Any]:
 
 
 def _quantiles(values: Any) -> Row:
-    known = values[~np.isnan(values)]
+    known = values[np.isfinite(values)]
     if not len(known):
         nothing = dict.fromkeys(("low", "lower", "median", "upper", "high"), np.nan)
         return {**nothing, "count": 0}

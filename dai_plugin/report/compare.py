@@ -9,8 +9,9 @@ import numpy as np
 
 from dai_plugin.measures.results import Measures
 from dai_plugin.report.bootstrap import difference
-from dai_plugin.report.quantities import Estimate, Floats, names, quantity, values
-from dai_plugin.report.runs import COMPARED
+from dai_plugin.report.naming import names, quantity
+from dai_plugin.report.quantities import Estimate, values
+from dai_plugin.report.runs import differing
 
 _ROUNDING = 1e-9  # 0.90 - 0.88 is a little more than 0.02
 
@@ -22,7 +23,8 @@ class Compared:
     Attributes:
         measure: its name, as it was asked for.
         old: mean of the old network.
-        new: mean of the new one.
+        new: mean of the new one, over the images of which the old one has a number:
+            NaN if it has none of one of these.
         change: new less old, paired over the images.
         allowed: the loss that is allowed; None if none was asked for.
         failed: the loss is larger than allowed, or one of the means is NaN.
@@ -83,7 +85,7 @@ def compare(old: Measures, new: Measures, drops: Mapping[str, float]) -> Compari
     Args:
         old: the measures that count as good.
         new: those in question.
-        drops: by name of a measure (`quantities.py`), how much it may lose: fall, or
+        drops: by name of a measure (`naming.py`), how much it may lose: fall, or
             rise if less of it is better ("calibration_error", "normalized_variance",
             "first_component"). Empty: all measures are shown, and nothing can fail.
 
@@ -91,7 +93,7 @@ def compare(old: Measures, new: Measures, drops: Mapping[str, float]) -> Compari
         ValueError: the two saw other images or versions, a name is unknown to either,
             or a limit is no number of 0 or more.
     """
-    _check(old, new)
+    check_alike(old, new)
     for name, most in drops.items():
         if not 0 <= most < math.inf:
             raise ValueError(
@@ -107,43 +109,37 @@ def _compared(
     old: Measures, new: Measures, name: str, allowed: float | None
 ) -> Compared:
     of, of_new = quantity(name, old), quantity(name, new)
-    if of.groups != of_new.groups:
+    if {*of.groups} != {*of_new.groups}:
         raise ValueError(
             f"{name} is the mean over {', '.join(of.groups)} of the old network, but "
             f"over {', '.join(of_new.groups)} of the new one; measure both alike"
         )
-    before, after = values(old, of), values(new, of_new)
-    first, last = (float(np.nanmean(v)) if _any(v) else nan for v in (before, after))
+    before, after = np.broadcast_arrays(values(old, of), values(new, of_new))
+    known = ~np.isnan(before)
+    first, last = (float(v[known].mean()) if known.any() else nan
+                   for v in (before, after))  # fmt: skip
     change = Estimate(last - first, nan, nan)
-    if before.ndim and after.ndim:
-        change = Estimate(*map(float, difference(after, before)))
+    if before.ndim and known.any():
+        change = Estimate(*map(float, difference(after[known], before[known])))
     lost = last - first if of.lower_is_better else first - last
     # The loss from or to nothing is no number.
     failed = allowed is not None and not lost <= allowed + _ROUNDING
     return Compared(name, first, last, change, allowed, failed)
 
 
-def _check(old: Measures, new: Measures) -> None:
-    """Both saw the same versions of the same images."""
-    names_of = f"{old.about['name']} (old) and {new.about['name']} (new)"
-    for key in COMPARED:
-        before, after = old.about.get(key), new.about.get(key)
-        if before != after:
-            raise ValueError(
-                f"{names_of} cannot be compared: their {key} differ, {before!r} and "
-                f"{after!r}; measure both with the same"
-            )
-    for group in old.axes.keys() & new.axes.keys():
-        grid, other = old.axes[group].values, new.axes[group].values
-        if grid != other:
-            raise ValueError(
-                f"{names_of} cannot be compared: their values of {group} differ, "
-                f"{grid} and {other}; measure both with the same"
-            )
+def check_alike(old: Measures, new: Measures) -> None:
+    """Both saw the same versions of the same images.
 
-
-def _any(numbers: Floats) -> bool:
-    return not bool(np.isnan(numbers).all())
+    Raises:
+        ValueError: they did not; says what differs.
+    """
+    if found := differing(old, new):
+        key, before, after = found
+        raise ValueError(
+            f"{old.about['name']} (old) and {new.about['name']} (new) cannot be "
+            f"compared: their {key} differ, {before!r} and {after!r}; measure both "
+            "with the same"
+        )
 
 
 def _cells(row: Compared) -> list[str]:

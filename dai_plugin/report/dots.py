@@ -1,5 +1,6 @@
 """Dots with intervals: one measure beneath another, a mark a run."""
 
+import math
 from collections.abc import Sequence
 
 from dai_plugin.report.canvas import (
@@ -58,7 +59,9 @@ def draw_output(runs: Sequence[Run], axes: Axes | None = None) -> Axes:
     rows = output_rows(runs)
     told = {m: SHARES[m] for m in SHARES if any(r["measure"] == m for r in rows)}
     names = [run.name for run in runs]
-    return _draw(rows, "measure", told, names, "mean and 95 % interval", axes)
+    seeds = any(len(run.seeds) > 1 for run in runs)
+    words = "mean and 95 % interval" + (", of seeds ± deviation" if seeds else "")
+    return _draw(rows, "measure", told, names, words, axes)
 
 
 def corruption_rows(runs: Sequence[Run]) -> list[Row]:
@@ -127,7 +130,7 @@ def _draw(
     own = axes is None
     if axes is None:
         axes = axes_of(_WIDTH, len(told) * (0.09 * len(names) + 0.14))
-    if band:
+    if band and all(map(math.isfinite, band)):
         axes.axvspan(*band, color="0.85", linewidth=0)
     place = {name: i for i, name in enumerate(told)}
     share = _SHARE / len(names)

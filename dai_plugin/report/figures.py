@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 
+from dai_plugin.files import write
 from dai_plugin.report.boxes import draw_scores, score_rows
 from dai_plugin.report.canvas import Axes, styled
 from dai_plugin.report.dots import (
@@ -42,13 +43,12 @@ from dai_plugin.report.maps import (
 )
 from dai_plugin.report.pooled import Row, groups_of, prediction_measure
 from dai_plugin.report.runs import Run
-from dai_plugin.report.whole import write_whole
 
 Figure = Any  # matplotlib's
 
 # What can be drawn of runs; each takes runs and axes, or makes a figure for them.
 FIGURES: dict[str, Callable[..., Axes]] = {
-    "scores": draw_scores,
+    "invariance": draw_scores,
     "output": draw_output,
     "strength": draw_strength,
     "strength_layers": draw_strength_layers,
@@ -84,7 +84,7 @@ def drawings(runs: Sequence[Run]) -> dict[str, Drawing]:
         return all(run.has(group, measure) for run in runs)
 
     if has("layers", "score"):
-        found["scores"] = Drawing(draw_scores, score_rows)
+        found["invariance"] = Drawing(draw_scores, score_rows)
     if output_rows(runs):
         found["output"] = Drawing(draw_output, output_rows)
     for kind in groups_of(runs, "strength"):
@@ -139,7 +139,7 @@ def frame_of(stem: str, runs: Sequence[Run]) -> list[Row]:
 def write_figure(
     figure: Figure, folder: Path, stem: str, formats: Sequence[str] = ("png",)
 ) -> list[Path]:
-    """Writes a figure in all formats, or in none if one of them fails.
+    """Writes a figure, each file as a whole; none if it cannot be drawn in a format.
 
     Args:
         figure: to write; its name does not matter.
@@ -158,13 +158,20 @@ def write_figure(
         raise ValueError(
             f"figures are written as {', '.join(_METADATA)}, not {', '.join(unknown)}"
         )
-    files = {}
+    files: dict[Path, bytes] = {}
     with matplotlib.rc_context({"svg.hashsalt": stem}):
         for each in formats:
             content = BytesIO()
             figure.savefig(content, format=each, metadata=_METADATA[each])
             files[folder / f"{stem}.{each}"] = content.getvalue()
-    return write_whole(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in files.items():
+        write(path, partial(_put, data))
+    return list(files)
+
+
+def _put(data: bytes, file: IO[bytes]) -> None:
+    file.write(data)
 
 
 def _with(

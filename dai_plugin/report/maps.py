@@ -20,7 +20,7 @@ from dai_plugin.report.canvas import (
     styled,
 )
 from dai_plugin.report.colours import MAP
-from dai_plugin.report.pooled import Row, named
+from dai_plugin.report.pooled import Row, known, named
 from dai_plugin.report.runs import Run
 
 METRICS = "metrics.csv"  # of the training script
@@ -140,8 +140,8 @@ def _draw(
     if axes is None:
         axes = axes_of(*panels_size(titles, columns, size))
     values = np.concatenate([grid.ravel() for grid in grids])
-    known = values[np.isfinite(values)]
-    low, high = known.min(initial=0.0), known.max(initial=0.0)
+    finite = values[np.isfinite(values)]
+    low, high = finite.min(initial=0.0), finite.max(initial=0.0)
     scale = Normalize(low, high if high > 1 else 1.0)
     panes = panels(axes, titles, columns, size)
     for i, (pane, grid) in enumerate(zip(panes, grids, strict=True)):
@@ -196,7 +196,7 @@ def _layers(run: Run) -> list[str]:
 
 
 def _mean(run: Run, measure: str, place: str) -> Grid:
-    tables = [seed.tables["similarity"][measure][place].double() for seed in run.seeds]
+    tables = [known(s.tables["similarity"][measure][place]) for s in run.seeds]
     total: Any = sum(tables)
     mean: Grid = (total / len(tables)).numpy()
     return mean

@@ -36,10 +36,10 @@ function sort(head) {
 }
 
 function oneOption(select) {
-  for (const option of select.closest(".choice").children) {
-    if (!option.matches(".option")) continue;
-    option.hidden = select.value !== "" && option.ariaLabel !== select.value;
-  }
+  const options = select.closest(".choice").querySelectorAll(":scope > .option");
+  options.forEach((option, i) => {
+    option.hidden = select.value !== "all" && select.value !== String(i);
+  });
 }
 
 function oneLayer(select) {

@@ -4,7 +4,7 @@ Plain data, without a word of HTML: the template says what each looks like.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dai_plugin.report.quantities import Estimate
@@ -19,12 +19,14 @@ class Cell:
         note: beneath it, smaller.
         key: what the column is sorted by; NaN comes last.
         apart: a difference whose interval does not hold 0.
+        verdict: "better" or "worse" of such a difference.
     """
 
     text: str
     note: str = ""
     key: float = math.nan
     apart: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,18 @@ class Section:
     terms: dict[str, str] = field(default_factory=dict)
 
 
+def choice(label: str, options: Mapping[str, Sequence[Part]]) -> list[Part]:
+    """One of several, without a choice if there is but one."""
+    if len(options) == 1:
+        return list(*options.values())
+    return [Choice(label, dict(options))] if options else []
+
+
 def number(value: float) -> str:
     """Three digits behind the point, of large numbers fewer; "-" of NaN."""
     if math.isnan(value):
         return "-"
-    return _minus(f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}")
+    return _signed(value, "")
 
 
 def cell(of: Estimate) -> Cell:
@@ -139,21 +148,22 @@ def cell(of: Estimate) -> Cell:
     return Cell(number(of.mean), _inside(of, ""), of.mean)
 
 
-def change(of: Estimate) -> Cell:
+def change(of: Estimate, verdict: str) -> Cell:
     """A difference over its interval."""
     if math.isnan(of.mean):
         return Cell("-")
-    sign = "+" if round(of.mean, 3) > 0 else ""
-    text = sign + number(round(of.mean, 3) + 0.0)
-    return Cell(text, _inside(of, "+"), of.mean, of.apart)
+    return Cell(_signed(of.mean, "+"), _inside(of, "+"), of.mean, of.apart, verdict)
 
 
 def _inside(of: Estimate, sign: str) -> str:
     if math.isnan(of.low):
         return ""
-    low, high = (_minus(f"{end:{sign}.3f}") for end in (of.low, of.high))
-    return f"{low} to {high}"
+    return f"{_signed(of.low, sign)} to {_signed(of.high, sign)}"
 
 
-def _minus(text: str) -> str:
+def _signed(value: float, sign: str) -> str:
+    """With a true minus, a plus if asked for; what is 0 in these digits has none."""
+    rounded = round(value, 3 if abs(value) < 10 else 1) + 0.0
+    digits = ".3f" if abs(value) < 10 else ".1f"
+    text = f"{rounded:{sign if rounded else ''}{digits}}"
     return text.replace("-", "\N{MINUS SIGN}")

@@ -1,7 +1,8 @@
-"""Numbers behind the figures: means with intervals, over images or over seeds.
+"""Numbers behind the figures: means with intervals over images, or between seeds.
 
 A figure's numbers are rows: dictionaries with "run" and what else tells them apart. Of
-one network the interval is over images, of several seeds over the seeds' means.
+one network the interval is over images; of several seeds it is their mean, plus and
+minus the standard deviation between them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dai_plugin.measures.passes import PIXELS
-from dai_plugin.report.bootstrap import interval
+from dai_plugin.report.bootstrap import interval, spread
 from dai_plugin.report.runs import Run
 
 Row = dict[str, Any]
@@ -40,6 +41,12 @@ def prediction_measure(runs: Sequence[Run], groups: Sequence[str]) -> str | None
         if groups and all(run.has(g, measure) for run in runs for g in groups):
             return measure
     return None
+
+
+def known(table: Tensor) -> Tensor:
+    """A table in doubles; what is not finite is not known: NaN."""
+    table = table.double()
+    return table.masked_fill(~table.isfinite(), torch.nan)
 
 
 def grid_rows(run: Run, groups: Sequence[str], measure: str, place: str) -> list[Row]:
@@ -76,12 +83,13 @@ def pooled(tables: Sequence[Tensor], grid: bool) -> tuple[Any, Any, Any]:
     Returns:
         Ends are NaN where there is nothing to draw from: one number of one seed.
     """
+    tables = [known(table) for table in tables]
     of_images = tables[0].dim() > int(grid)
     if of_images and not grid:
         tables = [table.reshape(len(table), -1).nanmean(1) for table in tables]
     if len(tables) > 1:
         means = [table.nanmean(0) if of_images else table for table in tables]
-        return interval(torch.stack(means).numpy())
+        return spread(torch.stack(means).numpy())
     if of_images:
         return interval(tables[0].numpy())
     nothing = torch.full_like(tables[0], torch.nan).numpy()

@@ -1,12 +1,6 @@
-"""A number that is asked for by name, and the images that it is the mean of.
+"""Means of runs, their intervals and differences, of measures of groups and places."""
 
-Names are those of the measures: "consistency", "score" (mean over the layers, the
-pixels left out), "score:LAYER", and of series "strength:rotation/consistency",
-"attacks:pgd/accuracy_transformed@8" at one value of the axis, or "corruptions/score"
-(mean over all corruptions).
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dai_plugin.measures.passes import PIXELS
 from dai_plugin.measures.results import Measures
-from dai_plugin.report.bootstrap import difference, difference_of_means, interval
+from dai_plugin.report.bootstrap import (
+    difference,
+    difference_of_means,
+    interval,
+    spread,
+)
+from dai_plugin.report.pooled import known
 from dai_plugin.report.runs import Run
 
 # Of these less is better; of all others, more.
@@ -26,6 +25,8 @@ LOWER = (
     "normalized_variance",
     "first_component",
 )
+# Of these neither is better.
+NEITHER = ("confidence", "confidences")
 PER_IMAGE = ("layers", "output")  # groups whose tables have a row for each image
 
 Floats = NDArray[np.float64]
@@ -52,6 +53,12 @@ class Quantity:
         """Whether a rise is a loss."""
         return self.measure in LOWER
 
+    def verdict(self, change: "Estimate") -> str:
+        """What a difference comes to: "better", "worse", "" where it is not known."""
+        if not change.apart or self.measure in NEITHER:
+            return ""
+        return "worse" if (change.mean > 0) == self.lower_is_better else "better"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -59,7 +66,8 @@ class Estimate:
 
     Attributes:
         mean: NaN if it was not measured.
-        low: lower end of the interval, over images or seeds; NaN if there is none.
+        low: lower end of the interval over images, of seeds the mean less the spread;
+            NaN if there is none.
         high: upper end.
         spread: standard deviation between seeds, NaN of one.
     """
@@ -73,39 +81,6 @@ class Estimate:
     def apart(self) -> bool:
         """Whether 0 lies outside of the interval."""
         return self.low > 0 or self.high < 0
-
-
-def quantity(name: str, measures: Measures) -> Quantity:
-    """What a name stands for in measures.
-
-    Raises:
-        ValueError: nothing of that name was measured; all names are listed.
-    """
-    path, _, value = name.partition("@")
-    group, slash, rest = path.partition("/")
-    groups = _groups(group, measures) if slash else _holding(path, measures)
-    measure, colon, place = (rest if slash else path).partition(":")
-    if not groups or any(not _known(measures, g, measure) for g in groups):
-        raise ValueError(_unknown(name, measures))
-    places = tuple(measures.tables[groups[0]][measure])
-    if colon:
-        places = (place,) if place in places else ()
-    elif len(places) > 1:
-        places = tuple(layer for layer in places if layer != PIXELS)
-    at = _at(value, measures, groups) if "@" in name else None
-    if not places or at == -1:
-        raise ValueError(_unknown(name, measures))
-    return Quantity(groups, measure, places, at)
-
-
-def names(measures: Measures) -> list[str]:
-    """What may be asked for, series of one kind together, layers left out."""
-    found = []
-    for group, tables in measures.tables.items():
-        some = [measure for measure in tables if _known(measures, group, measure)]
-        start = "" if group in PER_IMAGE else f"{group}/"
-        found += [start + measure for measure in some]
-    return found
 
 
 def values(measures: Measures, of: Quantity) -> Floats:
@@ -126,15 +101,14 @@ def values(measures: Measures, of: Quantity) -> Floats:
 
 
 def estimates(run: Run, asked: Sequence[Quantity]) -> list[Estimate]:
-    """Means of a run: intervals over images, of several seeds over these."""
+    """Means of a run: intervals over images, of seeds the spread between them."""
     seeds = [_columns(seed, asked) for seed in run.seeds]
-    known = np.stack([of_images for _, of_images in seeds]).all(0)
+    of_each = np.stack([of_images for _, of_images in seeds]).all(0)
     if len(seeds) > 1:
-        means = np.stack([_mean(columns) for columns, _ in seeds])
-        spread = means.std(0, ddof=1)
-        return _estimates(*interval(means), spread)
+        found = spread(np.stack([_mean(columns) for columns, _ in seeds]))
+        return _estimates(*found, found[2] - found[0])
     mean, low, high = interval(seeds[0][0])
-    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    low, high = (np.where(of_each, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
 
 
@@ -145,9 +119,9 @@ def differences(run: Run, first: Run, asked: Sequence[Quantity]) -> list[Estimat
         one, other = (np.stack([_mean(each) for each, _ in side]) for side in sides)
         return _estimates(*difference_of_means(one, other))
     columns = [np.stack([found for found, _ in side]).mean(0) for side in sides]
-    known = np.stack([there for side in sides for _, there in side]).all(0)
+    of_each = np.stack([there for side in sides for _, there in side]).all(0)
     mean, low, high = difference(columns[0], columns[1])
-    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    low, high = (np.where(of_each, end, np.nan) for end in (low, high))
     return _estimates(mean, low, high)
 
 
@@ -178,66 +152,9 @@ def _column(
     table = measures.tables.get(group, {}).get(measure, {}).get(place)
     if table is None:
         return torch.tensor(torch.nan, dtype=torch.float64)
-    table = table.double()
+    table = known(table)
     if group in measures.axes:
         return table.nanmean(-1) if at is None else table[..., at]
     if group in PER_IMAGE and table.dim():
         return table.reshape(len(table), -1).nanmean(1)
     return table.nanmean()
-
-
-def _known(measures: Measures, group: str, measure: str) -> bool:
-    """Whether it was measured, and is a number: no classes, no matrix."""
-    places = measures.tables[group].get(measure, {})
-    return bool(places) and all(
-        table.dtype != torch.int64 and (group != "similarity" or table.dim() < 2)
-        for table in places.values()
-    )
-
-
-def _groups(name: str, measures: Measures) -> tuple[str, ...]:
-    if name in measures.tables:
-        return (name,)
-    return tuple(group for group in measures.tables if group.startswith(f"{name}:"))
-
-
-def _holding(name: str, measures: Measures) -> tuple[str, ...]:
-    measure = name.partition(":")[0]
-    held = [g for g in PER_IMAGE if measure in measures.tables.get(g, {})]
-    return tuple(held[:1])
-
-
-def _at(value: str, measures: Measures, groups: Sequence[str]) -> int:
-    """The place of a value on the axis that all groups share, else -1."""
-    grids = {measures.axes[g].values if g in measures.axes else () for g in groups}
-    told = [f"{point:g}" for point in next(iter(grids))]
-    return told.index(value) if len(grids) == 1 and value in told else -1
-
-
-def _unknown(name: str, measures: Measures) -> str:
-    lines = "".join(f"\n  {line}" for line in _listed(measures))
-    return (
-        f"no measure {name!r} in the measures of {measures.about['name']}, which are"
-        f"{lines}\nof a layer MEASURE:LAYER, at a value of a series MEASURE@VALUE"
-    )
-
-
-def _listed(measures: Measures) -> Iterator[str]:
-    """A line for groups with the same measures."""
-    kinds: dict[tuple[str, ...], list[str]] = {}
-    for group, tables in measures.tables.items():
-        some = tuple(m for m in tables if _known(measures, group, m))
-        if some:
-            kinds.setdefault(some, []).append(group)
-    for some, groups in kinds.items():
-        told = ", ".join(some)
-        yield told if groups[0] in PER_IMAGE else f"{', '.join(groups)} / {told}"
-    layers = _layers(measures.tables)
-    if layers:
-        yield f"layers: {', '.join(layers)}"
-
-
-def _layers(tables: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> list[str]:
-    return list(
-        dict.fromkeys(n for found in tables.get("layers", {}).values() for n in found)
-    )

@@ -7,8 +7,11 @@ comparable if they saw the same versions of the same images.
 import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from dai_plugin.measures.results import Measures
 
@@ -17,7 +20,7 @@ logger = logging.getLogger("dai_plugin")
 # What was measured: of two networks, each has to be the same.
 COMPARED = ("data", "images", "size", "scheme", "num_transforms", "seed", "units")
 # How the network takes its images: of seeds of one network, the same as well.
-_OF_SEEDS = ("normalization",)
+_OF_SEEDS = "normalization"
 
 Found = tuple[Path, Measures]
 T = TypeVar("T")
@@ -63,8 +66,9 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     for twice in _alike(paths, lambda path: path.resolve()):
         raise ValueError(f"{twice[0]} and {twice[1]} are one folder: give it once")
     found = [(path, Measures.load(path)) for path in paths]
-    for other in found[1:]:
-        _check_comparable(found[0], other)
+    for one, other in combinations(found, 2):
+        if apart := differing(one[1], other[1]):
+            _refuse(one[0], other[0], *apart)
     runs = [
         run
         for name, seeds in _groups(found, lambda each: str(each[1].about["name"]))
@@ -101,7 +105,9 @@ def _runs(name: str, seeds: list[Found]) -> Iterable[Run]:
     own = {path: tail for (path, _), tail in zip(seeds, names, strict=True)}
     for _, same in kinds:
         for other in same[1:]:
-            _check(same[0], other, _OF_SEEDS)
+            taken = [each[1].about.get(_OF_SEEDS) for each in (same[0], other)]
+            if taken[0] != taken[1]:
+                _refuse(same[0][0], other[0], _OF_SEEDS, *taken)
         told = f"{name} ({own[same[0][0]]})" if several else name
         yield Run(told, [each for _, each in same], [path for path, _ in same])
     if several:
@@ -113,20 +119,36 @@ def _runs(name: str, seeds: list[Found]) -> Iterable[Run]:
         )
 
 
-def _check_comparable(one: Found, other: Found) -> None:
-    _check(one, other, COMPARED)
-    axes, others = one[1].axes, other[1].axes
-    for group in axes:
-        if group in others and axes[group].values != others[group].values:
-            _refuse(one[0], other[0], f"values of {group}",
-                    axes[group].values, others[group].values)  # fmt: skip
+def differing(one: Measures, other: Measures) -> tuple[str, Any, Any] | None:
+    """What forbids a comparison, and its two values; None if nothing does."""
+    for key in COMPARED:
+        if one.about.get(key) != other.about.get(key):
+            return key, one.about.get(key), other.about.get(key)
+    for group in one.axes:
+        grid, its = one.axes[group], other.axes.get(group)
+        if its is not None and its.values != grid.values:
+            return f"values of {group}", grid.values, its.values
+    if apart := other_classes(one.labels, other.labels):
+        return "labels", *apart
+    return None
 
 
-def _check(one: Found, other: Found, keys: Iterable[str]) -> None:
-    for key in keys:
-        values = [each[1].about.get(key) for each in (one, other)]
-        if values[0] != values[1]:
-            _refuse(one[0], other[0], key, *values)
+def other_classes(one: Tensor | None, other: Tensor | None) -> tuple[str, str] | None:
+    """Two images that only one of two sets of labels puts into one class, in words.
+
+    None if there are none: classes may have other numbers, in the order of each
+    network's outputs.
+    """
+    if one is None or other is None:
+        return None
+    firsts: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    for i, labels in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+        same = [f.setdefault(n, i) for f, n in zip(firsts, labels, strict=True)]
+        if same[0] != same[1]:
+            j = max(k for k in same if k != i)
+            told = f"images {j} and {i} in one class", f"images {j} and {i} in two"
+            return told if same[0] == j else (told[1], told[0])
+    return None
 
 
 def _refuse(one: Path, other: Path, key: str, first: Any, second: Any) -> None:

@@ -35,7 +35,8 @@ def beside(
         columns.append([cell(each) for each in estimates(run, of)])
         if i:
             head.append(DIFFERENCE)
-            columns.append([change(e) for e in differences(run, runs[0], of)])
+            found = zip(of, differences(run, runs[0], of), strict=True)
+            columns.append([change(each, what.verdict(each)) for what, each in found])
     rows = [
         Row(name, cells, name if layers else None)
         for name, cells in zip(asked, zip(*columns, strict=True), strict=True)

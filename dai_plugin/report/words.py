@@ -1,5 +1,9 @@
 """What measures are called on the page, and what they mean in plain words."""
 
+from collections.abc import Sequence
+
+from dai_plugin.report.parts import Part, Section
+
 MEANINGS: dict[str, str] = {
     "score": "1: the layer does not see the transformation; 0: it moves as far as to "
     "another image.",
@@ -41,8 +45,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "Invariance of the layers",
         "A layer is invariant if an image looks the same to it before and after a "
         "transformation. A score of 1 is that; at 0 a version is as far from its image "
-        "as another image is. The pixels come first, for comparison: a layer above "
-        "them has learned some invariance, one beneath them has lost it.",
+        "as another image is. The pixels (input) come first, for comparison: a layer "
+        "above them has learned some invariance, one beneath them has lost it.",
     ),
     "output": (
         "Predictions",
@@ -88,3 +92,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
 def title(measure: str) -> str:
     """A measure's name in words."""
     return measure.replace("_", " ")
+
+
+def section(
+    anchor: str, parts: Sequence[Part], measures: Sequence[str] = ()
+) -> Section:
+    """A section with its words, and those of the measures in it."""
+    terms = {title(m): MEANINGS[m] for m in measures if m in MEANINGS}
+    return Section(anchor, *SECTIONS[anchor], parts, terms)
