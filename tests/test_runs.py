@@ -70,6 +70,21 @@ def test_networks_may_take_images_in_their_own_way_but_not_seeds_of_one(tmp_path
         read_runs([one, seed])
 
 
+def test_attacks_of_other_settings_are_not_compared(tmp_path):
+    """What only one of them has is no reason."""
+    pgd = {"attacks:pgd": "linf, ce, 10 steps", "similarity": "correlation"}
+    one = saved(tmp_path / "a", about={"settings": pgd})
+    more = {"attacks:pgd": "linf, ce, 40 steps"}
+    other = saved(tmp_path / "b", 1, name="other", about={"settings": more})
+    with pytest.raises(
+        ValueError, match="settings of attacks:pgd differ, 'linf, ce, 1"
+    ):
+        read_runs([one, other])
+    same = {"attacks:pgd": pgd["attacks:pgd"], "corruptions:fog": "by size"}
+    third = saved(tmp_path / "c", 1, name="other", about={"settings": same})
+    assert len(read_runs([one, third])) == 2
+
+
 def test_other_values_along_an_axis_are_not_compared(tmp_path):
     found = made_up(1, name="other")
     axis = found.axes["strength:zoom"]

@@ -108,6 +108,11 @@ def test_every_group_is_measured_together():
     ]
     assert list(found.tables) == ["layers", "output", *series, "similarity"]
     assert list(found.axes) == series
+    assert found.about["settings"] == {
+        "corruptions:fog": "constants by size",
+        "attacks:fgsm": "linf, ce",
+        "similarity": "correlation",
+    }
     for name in series:
         points = len(found.axes[name].values)
         hits = found.tables[name]["accuracy_transformed"]["output"]

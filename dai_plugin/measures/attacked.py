@@ -105,7 +105,14 @@ class Attacks:
             assert callable(attack)
             axis, made, cost = Axis("attack", "", (1.0,)), [attack], _cost(attack)
         source = Attacked(network, tuple(made))
-        return Series(f"attacks:{name_of(attack)}", axis, source, cost)
+        told = self._told(attack) if isinstance(attack, str) else ""
+        return Series(f"attacks:{name_of(attack)}", axis, source, cost, told)
+
+    def _told(self, attack: str) -> str:
+        if attack == "spatial":
+            return str(SPATIAL)
+        steps = f", {self.steps} steps, {self.restarts} restarts"
+        return f"{self.norm}, {self.loss}{steps if attack == 'pgd' else ''}"
 
     def _radii(self) -> Axis:
         # As the literature tells them: of 255 grey levels, or as lengths.

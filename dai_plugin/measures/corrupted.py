@@ -66,6 +66,8 @@ class Corruptions:
         """A series for each corruption; the network does not matter."""
         severities = tuple(self.severities)
         axis = Axis("severity", "", tuple(map(float, severities)))
+        told = f"constants {self.constants or 'by size'}"
+        told = told if self.folder is None else "read from a folder"
         return [
             Series(
                 f"corruptions:{name}",
@@ -73,6 +75,7 @@ class Corruptions:
                 Corrupted(name, severities, self.constants, seed)
                 if self.folder is None
                 else Read(Stored(self.folder, name), severities),
+                settings=told,
             )
             for name in self.chosen
         ]

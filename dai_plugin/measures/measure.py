@@ -143,6 +143,8 @@ def measure(
         parts["similarity"] = partial(similarity, *similar)
     unfit = [one.name for one in wanted if one not in series]
     tables, missing = _run(parts)
+    settings = {one.name: one.settings for one in series}
+    settings |= {"similarity": one.metric for one in similar}
     about = {
         "name": name or type(base).__name__,
         **_described(base, batches),
@@ -151,6 +153,7 @@ def measure(
         "num_transforms": num_transforms,
         "units": units,
         "seed": seed,
+        "settings": {group: told for group, told in settings.items() if told},
         "missing": unfit + missing,
     }
     axes = {one.name: one.axis for one in series if one.name in tables}

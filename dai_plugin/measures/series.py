@@ -19,12 +19,14 @@ class Series:
         axis: along which they lie.
         source: makes as many versions as the axis has points, in its order.
         cost: of making one, in forwards of the network.
+        settings: in words, beside the axis: what series that are compared share.
     """
 
     name: str
     axis: Axis
     source: Source
     cost: float = 0.0
+    settings: str = ""
 
 
 @runtime_checkable

@@ -124,6 +124,10 @@ def differing(one: Measures, other: Measures) -> tuple[str, Any, Any] | None:
     for key in COMPARED:
         if one.about.get(key) != other.about.get(key):
             return key, one.about.get(key), other.about.get(key)
+    told, its_told = (each.about.get("settings", {}) for each in (one, other))
+    for group in told.keys() & its_told.keys():
+        if told[group] != its_told[group]:
+            return f"settings of {group}", told[group], its_told[group]
     for group in one.axes:
         grid, its = one.axes[group], other.axes.get(group)
         if its is not None and its.values != grid.values:

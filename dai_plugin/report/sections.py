@@ -103,7 +103,8 @@ def _fact(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_fact(each)}" for key, each in value.items())
+        told = [f"{key} {_fact(each)}" for key, each in value.items()]
+        return ", ".join(told) or "none"
     if isinstance(value, (list, tuple)):
         told = [_fact(each) for each in value]
         short = told if len(told) <= 6 else [*told[:5], f"... ({len(told)} in all)"]
