@@ -144,7 +144,8 @@ def measure(
     unfit = [one.name for one in wanted if one not in series]
     tables, missing = _run(parts)
     settings = {one.name: one.settings for one in series}
-    settings |= {"similarity": one.metric for one in similar}
+    if similar:
+        settings["similarity"] = similar[0].metric
     about = {
         "name": name or type(base).__name__,
         **_described(base, batches),
