@@ -16,6 +16,7 @@ from commands import NETWORKS, arguments, draw_pictures
 
 import dai_plugin
 from dai_plugin.cli.main import main
+from dai_plugin.cli.measuring import ended
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,7 @@ import sys
 for name in ("pandas", "matplotlib", "seaborn", "jinja2"):
     sys.modules[name] = None
 from dai_plugin.cli.main import main
+from dai_plugin.cli.measuring import ended
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -293,6 +295,17 @@ def test_series(place, tmp_path, words, capsys):
         assert consistency == pytest.approx(expected.tolist(), abs=1e-6)
         assert len(consistency) == len(axis.values)
         assert name in printed
+
+
+@pytest.mark.parametrize(("interrupted", "status"), [(False, 0), (True, 130)])
+def test_what_does_not_suit_is_no_interrupt(interrupted, status, capsys):
+    """Both are told; only the interrupt is told by the status."""
+    about = {"skipped": [], "missing": ["corruptions:saturate"]}
+    found = dai_plugin.Measures({}, {**about, "interrupted": interrupted})
+    assert ended(found) == status
+    told = capsys.readouterr().err
+    assert "not measured: corruptions:saturate" in told
+    assert told.startswith("interrupted") == interrupted
 
 
 def test_similarity_with_a_given_matrix(place, tmp_path, capsys):

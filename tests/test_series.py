@@ -139,6 +139,7 @@ def test_what_does_not_suit_the_images_is_left_out_or_refused(caplog):
     assert list(found.tables) == ["corruptions:contrast"]
     assert "corruptions:saturate is left out: saturate changes colours" in caplog.text
     assert found.about["missing"] == ["corruptions:saturate"]
+    assert not found.about["interrupted"]
     with pytest.raises(ValueError, match="16 pixels a side"):
         case.measured(measures=["output", "corruptions"])
     assert not runs
@@ -165,6 +166,7 @@ def test_an_interrupt_keeps_what_is_whole(caplog):
     assert list(found.tables) == ["layers", "output", "test:one"]
     assert list(found.axes) == ["test:one"]
     assert found.about["missing"] == ["test:two", "test:three"]
+    assert found.about["interrupted"]
     assert "missing: test:two; test:three" in caplog.text
     assert case.net.training
     assert not any(m._forward_hooks for m in case.net.modules())

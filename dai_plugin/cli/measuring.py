@@ -84,11 +84,11 @@ def ended(found: Measures) -> int:
     if skipped:
         print(f"{len(skipped)} files that cannot be read were left out:")
         print(*(f"  {each}" for each in skipped), sep="\n")
-    missing = found.about.get("missing")
-    if not missing:
-        return 0
-    print(f"interrupted; not measured: {', '.join(missing)}", file=sys.stderr)
-    return INTERRUPTED
+    interrupted = found.about["interrupted"]
+    if missing := ", ".join(found.about["missing"]):
+        why = "interrupted; " if interrupted else ""
+        print(f"{why}not measured: {missing}", file=sys.stderr)
+    return INTERRUPTED if interrupted else 0
 
 
 def _images(options: argparse.Namespace, loaded: Loaded) -> ImageSet:

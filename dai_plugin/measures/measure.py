@@ -156,6 +156,7 @@ def measure(
         "seed": seed,
         "settings": {group: told for group, told in settings.items() if told},
         "missing": unfit + missing,
+        "interrupted": bool(missing),
     }
     axes = {one.name: one.axis for one in series if one.name in tables}
     seen = batches.labels, batches.names

@@ -62,7 +62,8 @@ class Measures:
             of a table, NaN left out, is the measure (along an axis, at each point);
             tables of integers are the classes that were predicted.
         about: what was run: model, weights, data, scheme, seed, versions; "missing"
-            names what was asked for and not done.
+            names what was asked for and not done, because it does not suit the images
+            or the network, or ("interrupted") because of an interrupt.
         labels: of the images `[N]`, None if there were none.
         names: of the images, None if there were none.
         axes: of the groups that are series.

@@ -80,7 +80,7 @@ def left_out(runs: Sequence[Run]) -> list[str]:
 def _run(runs: Sequence[Run]) -> Section:
     """A row for each thing that is known, a column a run; seeds' own ones in lines."""
     told = dict.fromkeys(k for r in runs for s in r.seeds for k in s.about)
-    keys = [key for key in told if key not in ("name", "missing")]
+    keys = [key for key in told if key not in ("name", "missing", "interrupted")]
     rows = [
         Row(
             title(key),
