@@ -22,15 +22,18 @@ check: install  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A process a core; a thread each, or they would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 test: install  ## the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 .venv/integrations: .venv/installed
 	$(BIN)/pip install --quiet --group integrations
 	touch $@
 
 test-all: .venv/integrations  ## every network, and other people's trainers
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 # Freed memory is kept by the process, as CUDA's allocator keeps it: otherwise a CPU step
 # is timed with the kernel's work of handing out its pages again and again.

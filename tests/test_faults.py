@@ -221,18 +221,21 @@ def test_a_loss_that_is_no_number(tmp_path, processes):
 
 
 def test_a_second_ctrl_c_ends_a_run_that_waits(tmp_path):
-    """For an image that never comes: the first one waits for the end of the step."""
-    folder = picture_folder(tmp_path / "pictures")
-    stuck = folder / "train" / "dog" / "5.png"
-    stuck.unlink()
-    os.mkfifo(stuck)
+    """For views that never come: the first one waits for the end of the step."""
+    waits, asked = tmp_path / "waits.py", tmp_path / "asked"
+    waits.write_text(
+        "import pathlib, time\n"
+        "def forever(images):\n"
+        f"    pathlib.Path({str(asked)!r}).touch()\n"
+        "    time.sleep(600)\n"
+    )
     process = start(
-        "--dataset", "imagefolder", "--data-path", folder, "--model", "allcnn",
-        "--width", "0.04", "--train-crop-size", 12, "--val-resize-size", 12,
-        "--workers", 0, "--output-dir", tmp_path / "run",
+        "--dataset", "imagefolder", "--data-path", picture_folder(tmp_path / "pictures"),
+        "--model", "allcnn", "--width", "0.04", "--train-crop-size", 12,
+        "--val-resize-size", 12, "--workers", 0, "--scheme", f"{waits}:forever",
+        "--output-dir", tmp_path / "run",
     )  # fmt: skip
-    wait_for(tmp_path / "run" / "run.json", process)
-    time.sleep(3)  # until the first batch is asked for
+    wait_for(asked, process)
     for seconds in (1, 5):  # within these it may be the echo of the first
         process.send_signal(signal.SIGINT)
         time.sleep(seconds)

@@ -103,12 +103,9 @@ def _run(path: Path) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """The file's own, unless it is that of something else: no module is replaced."""
-    known = sys.modules.get(path.stem)
-    file = getattr(known, "__file__", None)
-    if known is None or (file and Path(file).resolve() == path.resolve()):
-        return path.stem
-    return f"{path.stem} of {path.resolve().parent}"
+    """The file's own, unless there is one of that name: no module is replaced."""
+    taken = path.stem in sys.modules
+    return f"{path.stem} of {path.resolve().parent}" if taken else path.stem
 
 
 @contextmanager
