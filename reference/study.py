@@ -68,8 +68,7 @@ def conduct(study: Study, place: Place, jobs: int) -> int:
         0, or 130 if Ctrl-C has stopped it.
     """
     tuning = [t for cell in study.cells for each in study.tuning(cell) for t in each]
-    reported = len(study.cells) * study.seeds
-    say(f"{len(study.cells)} arms: {len(tuning)} trials of tuning, {reported} reported")
+    say(_plan(study, tuning))
     status = 0
     try:
         run_all(tuning, place, jobs, say)
@@ -124,15 +123,25 @@ def _foot(study: Study, place: Place) -> Iterator[str]:
     )
 
 
-def _spent(trials: list[Trial], place: Place) -> str:
-    results = [r for trial in trials if (r := place.result(trial)) is not None]
-    count, hours = (
-        sum(r["rows"] for r in results),
-        sum(r["cpu_seconds"] for r in results),
-    )
+def _plan(study: Study, tuning: list[Trial]) -> str:
+    own = study.seeds * sum(cell.setting.length.rows for cell in study.cells)
+    tried = sum(trial.setting.length.rows for trial in tuning)
     return (
-        f"{len(results)} trials, {count / 1e6:.2f} million rows, "
-        f"{hours / 3600:.2f} CPU hours of training"
+        f"{len(study.cells)} arms; tuning: {len(tuning)} trials, {tried / 1e6:.1f} "
+        f"million rows; reported: {len(study.cells) * study.seeds} trials, "
+        f"{own / 1e6:.1f} million rows"
+    )
+
+
+def _spent(trials: list[Trial], place: Place) -> str:
+    # Arms that are set alike share their trials.
+    by_file = {place.file(trial): place.result(trial) for trial in trials}
+    results = [result for result in by_file.values() if result is not None]
+    rows = sum(result["rows"] for result in results) / 1e6
+    hours = sum(result["cpu_seconds"] for result in results) / 3600
+    return (
+        f"{len(results)} trials, {rows:.2f} million rows, {hours:.2f} CPU hours of "
+        "training"
     )
 
 

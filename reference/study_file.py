@@ -30,6 +30,7 @@ import yaml
 from study_settings import Section
 from study_trials import REPORTED, TUNED, Cell, Setting, Trial
 
+COUNTS = {"seeds": 5, "tuning_seeds": 1}
 SECTIONS = ("data", "network", "training", "attach", "measures", "tune")
 _TUNING = 1000  # the first seed of the tuning: none of those that are reported
 
@@ -64,17 +65,9 @@ class Study:
             told = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is no YAML: {error}") from error
-        known = ("question", "small", "seeds", "tuning_seeds", *SECTIONS, "regimes")
-        lacking = {"question", "data", "arms"} - set(told or ())
-        unknown = set(told or ()) - {*known, "arms"}
-        if lacking or unknown:
-            raise ValueError(
-                f"{path}: a study needs question, data and arms, and may have "
-                f"{', '.join(known)}; missing: {sorted(lacking)}, unknown: "
-                f"{sorted(unknown)}"
-            )
+        _check(path, told)
         cells = list(_cells(path, told))
-        counts = int(told.get("seeds", 5)), int(told.get("tuning_seeds", 1))
+        counts = [told.get(name, default) for name, default in COUNTS.items()]
         return cls(told["question"], told.get("small", ""), *counts, cells)
 
     def tuning(self, cell: Cell) -> list[list[Trial]]:
@@ -88,6 +81,31 @@ class Study:
     def reported(self, cell: Cell, chosen: Mapping[str, Any]) -> list[Trial]:
         """The trials whose results are reported, a seed each."""
         return [_trial(cell, chosen, seed, REPORTED) for seed in range(self.seeds)]
+
+
+def _check(path: Path, told: Any) -> None:
+    """Raises unless a file has the parts of a study."""
+    mappings = ("data", "arms", "regimes", *SECTIONS)
+    known = dict.fromkeys(("question", "small", *COUNTS, *mappings))
+    if not isinstance(told, Mapping):
+        raise ValueError(f"{path}: a study is a mapping, got {told!r:.60}")
+    if unknown := [name for name in told if name not in known]:
+        raise ValueError(
+            f"{path}: a study has no {', '.join(map(str, unknown))}; it may have "
+            f"{', '.join(known)}"
+        )
+    if missing := [k for k in ("question", "data", "arms") if not told.get(k)]:
+        raise ValueError(f"{path}: a study needs {', '.join(missing)}")
+    parts = {name: told.get(name) for name in mappings}
+    for name in ("arms", "regimes"):
+        inside = parts[name] if isinstance(parts[name], Mapping) else {}
+        parts |= {f"{name}, {key}": value for key, value in inside.items()}
+    for name, part in parts.items():
+        if not isinstance(part, Mapping | None):
+            raise ValueError(f"{path}: {name} must be a mapping, got {part!r:.60}")
+    for name in COUNTS:
+        if not isinstance(told.get(name, 1), int) or told.get(name, 1) < 1:
+            raise ValueError(f"{path}: {name} is {told[name]!r}; give 1 or more")
 
 
 def _trial(cell: Cell, values: Mapping[str, Any], seed: int, part: str) -> Trial:

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,11 @@ def run_all(trials: Sequence[Trial], place: Place, jobs: int, say: Say) -> None:
     """
     left = list({place.file(t): t for t in trials if place.result(t) is None}.values())
     start = time.monotonic()
-    for done, (trial, result) in enumerate(_results(left, place, jobs), 1):
-        took = time.monotonic() - start
-        rest = took / done * (len(left) - done)
-        say(f"[{done}/{len(left)}, {rest / 60:.0f} min left] {trial.label}: "
-            f"{told(result)}")  # fmt: skip
+    with closing(_results(left, place, jobs)) as results:
+        for done, (trial, result) in enumerate(results, 1):
+            rest = (time.monotonic() - start) / done * (len(left) - done) / 60
+            where = f"[{done}/{len(left)}, {rest:.0f} min left]"
+            say(f"{where} {trial.label}: {told(result)}")
 
 
 def told(result: Result) -> str:
@@ -138,7 +139,7 @@ def _measured(
 
 def _results(
     trials: Sequence[Trial], place: Place, jobs: int
-) -> Iterator[tuple[Trial, Result]]:
+) -> Generator[tuple[Trial, Result]]:
     """Trials with their results, as they end."""
     if jobs == 1 or len(trials) < 2:
         for trial in trials:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,7 +11,6 @@ from dai_plugin.views.normalization import Normalization
 from dai_plugin.views.schemes import AnyScheme
 
 Section = Mapping[str, Any]
-LENGTHS = ("steps", "epochs", "total_rows")
 
 
 class Checked:
@@ -67,7 +65,7 @@ class Data(Checked):
     std: float | None = None
 
     def normalization(self, own: Normalization) -> Normalization:
-        """What the images carry when they reach the network."""
+        """What the images carry, if `own` is that of the data set."""
         if self.mean is None or self.std is None:
             return own
         return Normalization.given((self.mean,), (self.std,))
@@ -83,7 +81,6 @@ class Training(Checked):
     Attributes:
         lr: learning rate of the first step.
         weight_decay: of all parameters.
-        momentum: of SGD.
         images: different images in a step.
         rows: of a step, on average over the steps: the arm's views of fewer images.
         steps: so many.
@@ -111,7 +108,7 @@ class Training(Checked):
                     "(YAML reads 5e-4 as text, 5.0e-4 and 0.0005 as a number)"
                 )
         self._one_of("images", "rows")
-        self._one_of(*LENGTHS)
+        self._one_of("steps", "epochs", "total_rows")
 
     def _one_of(self, *names: str) -> None:
         given = [name for name in names if getattr(self, name) is not None]
@@ -121,41 +118,6 @@ class Training(Checked):
                 f"{' and '.join(given) or 'none'}; an arm or regime takes one of them "
                 "back with null"
             )
-
-
-@dataclass(frozen=True)
-class Length:
-    """Of a training.
-
-    Attributes:
-        images: in a step.
-        steps: how many.
-    """
-
-    images: int
-    steps: int
-
-    @classmethod
-    def of(
-        cls, training: Training, keywords: dict[str, Any] | None, train: int
-    ) -> Self:
-        """What the budget comes to.
-
-        Args:
-            training: which declares it.
-            keywords: of attach, None for a plain loop.
-            train: number of training images.
-        """
-        cost = 1.0  # rows an image
-        if keywords is not None:
-            told = dai_plugin.Settings(**keywords)
-            cost += (told.num_views - 1) * told.share / told.every
-        images = training.images or max(round((training.rows or 0) / cost), 1)
-        if training.steps is not None:
-            return cls(images, training.steps)
-        if training.epochs is not None:
-            return cls(images, max(math.ceil(training.epochs * train / images), 1))
-        return cls(images, max(round((training.total_rows or 0) / images / cost), 1))
 
 
 def scheme_of(told: str | Section) -> str | AnyScheme:

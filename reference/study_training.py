@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from parts import InMemory
-from study_settings import Length, Training, scheme_of
+from study_length import Length
+from study_settings import Training, scheme_of
 from torch import Tensor, nn
 
 import dai_plugin

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from study_length import Length
 from study_measures import asked_for
 from study_network import Network
-from study_settings import Data, Length, Section, Training, attach_keywords
+from study_settings import Data, Section, Training, attach_keywords
 
 from dai_plugin import __version__
 
