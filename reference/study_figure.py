@@ -41,6 +41,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     made = panels(axes, titles, columns, size)
     for i, (panel, (regime, name)) in enumerate(zip(made, shown, strict=True)):
         if not name:
+            panel.set_title("", loc="left")
             panel.set_axis_off()
             continue
         ours = [row for row in rows if row.cell.regime == regime]
@@ -56,6 +57,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _title(regime: str, name: str) -> str:
     told = name.replace("_", " ")
+    if name and not name.startswith("score"):
+        told += ", points"
     return f"{told} ({regime})" if regime and name else told
 
 
@@ -67,11 +70,11 @@ def _panel(axes: Any, rows: Sequence[Row], first: Row, name: str) -> None:
     for place, row in enumerate(others):
         colour, mark = look(place)
         pairs = [v - theirs[s] for s, v in row.values(name).items() if s in theirs]
-        dots = {"linestyle": "none", "color": colour, "markersize": 3, "alpha": 0.45}
+        dots = {"linestyle": "none", "color": colour, "markersize": 2.5, "alpha": 0.5}
         axes.plot([scale * d for d in pairs], [place] * len(pairs), "o", **dots)
         of = compare(row, first, name)
         if not math.isnan(of.low):
             axes.hlines(place, scale * of.low, scale * of.high, color=colour)
-        axes.plot(scale * of.difference, place, mark, color=colour, markersize=6)
+        axes.plot(scale * of.difference, place, mark, color=colour, markersize=4)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)

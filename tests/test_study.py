@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import REFERENCE
+from PIL import Image
 
 SCHEME = {"kind": "heavier", "flip": 0.0}
 TOY = {
@@ -177,6 +179,18 @@ def test_what_diverges_is_a_result(study, tmp_path, capsys):
     alone = {"training.lr": [1.0e30]}
     assert run(study, folder, arms=arms, tune=alone) == 0
     assert "0, 2 diverged" in (folder / "study.md").read_text()
+
+
+def test_the_table_has_every_arm_and_the_figure_is_a_picture(whole):
+    """Losing arms too; what was tried, and what it took."""
+    text = (whole / "study.md").read_text()
+    heads, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[0] for line in lines] == ["| plain", "| method"]
+    assert all(" | 2: lr " in line for line in lines)
+    assert "accuracy transformed" in heads
+    assert re.search(r"tuning 4 trials, .*; reported 4 trials, ", text)
+    with Image.open(whole / "study.png") as picture:
+        picture.verify()
 
 
 def test_the_measures_are_kept_for_reports(study, whole):
