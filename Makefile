@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: help install check test test-all bench demo clean
+.PHONY: help install check test test-all bench demo study clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -66,5 +66,8 @@ demo: install  ## train a baseline and the method on digits, measure both: demo/
 		exit 1; done
 	$(BIN)/dai-plugin report $(DEMO)/baseline $(DEMO)/invariance --output $(DEMO)
 
-clean:  ## what `install` and `demo` made
-	rm -rf .venv $(DEMO)
+study: install  ## ten minutes: arms tuned alike on digits, one table
+	$(BIN)/python reference/study.py reference/studies/digits.yaml --output-dir study
+
+clean:  ## what `install`, `demo` and `study` made
+	rm -rf .venv $(DEMO) study

@@ -76,13 +76,14 @@ def held(data: Dataset) -> InMemory:
     return InMemory(images, targets)
 
 
-def balanced(targets: Tensor, count: int) -> Tensor:
+def balanced(targets: Tensor, count: int, seed: int = 0) -> Tensor:
     """Indices, in order, of a random choice with equally many of each class.
 
-    The choice depends on `targets` and `count` alone, on no seed. Every class gives its
-    first image before any gives its second, and so on.
+    The choice depends on the arguments alone. Every class gives its first image before
+    any gives its second, and so on.
     """
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(targets), generator=generator)
     turn = torch.empty_like(order)
     for kind in targets.unique():
         places = (targets[order] == kind).nonzero().squeeze(1)
