@@ -229,9 +229,10 @@ def test_a_second_ctrl_c_ends_a_run_that_waits(tmp_path):
         f"    pathlib.Path({str(asked)!r}).touch()\n"
         "    time.sleep(600)\n"
     )
+    pictures = picture_folder(tmp_path / "pictures")
     process = start(
-        "--dataset", "imagefolder", "--data-path", picture_folder(tmp_path / "pictures"),
-        "--model", "allcnn", "--width", "0.04", "--train-crop-size", 12,
+        "--dataset", "imagefolder", "--data-path", pictures, "--model", "allcnn",
+        "--width", "0.04", "--train-crop-size", 12,
         "--val-resize-size", 12, "--workers", 0, "--scheme", f"{waits}:forever",
         "--output-dir", tmp_path / "run",
     )  # fmt: skip
