@@ -1,6 +1,7 @@
 """Small networks and a plain training loop, as many tests use them."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,11 @@ def _quiet(caplog, request):
 @pytest.fixture
 def unused():
     """The test hears of attachments that were never called."""
+
+
+def named(value):
+    """A parameter's name, the same in every process: without places in memory."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 def pytest_terminal_summary(terminalreporter):

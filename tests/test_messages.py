@@ -8,7 +8,7 @@ import kornia.augmentation as K
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REFERENCE, TINY, SmallNet
+from conftest import REFERENCE, TINY, SmallNet, named
 from torch import nn
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -86,7 +86,7 @@ REFUSED_AT_ATTACH = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), REFUSED_AT_ATTACH, ids=str)
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED_AT_ATTACH, ids=named)
 def test_attach_refuses(net, change, error, message):
     """The message names what was received; no hook is left behind."""
     arguments = {"criterion": nn.CrossEntropyLoss()} | change

@@ -6,6 +6,7 @@ import kornia.augmentation as K
 import oracle
 import pytest
 import torch
+from conftest import named
 from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
 from torch import nn
 from torchvision.transforms import v2
@@ -75,7 +76,7 @@ def test_views_of_an_image_get_operations_of_their_own(name):
         K.RandomJigsaw((2, 2)),
         lambda x: x + torch.rand(x.shape[0], 1, 1, 1) * 0.1,
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_draws_for_each_row_is_called_once(pipeline):
     """Pipelines that draw row by row stay as they are."""
@@ -137,7 +138,7 @@ def test_what_no_scheme_may_hold_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str
+    "dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=named
 )
 @pytest.mark.parametrize("check", [False, True])
 def test_a_scheme_returns_floats(dtype, check):
@@ -146,7 +147,7 @@ def test_a_scheme_returns_floats(dtype, check):
         rows_of(torch.rand(2, 3, 4, 4), lambda x: (x * 255).to(dtype), check=check)
 
 
-@pytest.mark.parametrize("other", [None, "x", (torch.rand(6, 3, 4, 4),)], ids=str)
+@pytest.mark.parametrize("other", [None, "x", (torch.rand(6, 3, 4, 4),)], ids=named)
 def test_a_scheme_returns_a_tensor_of_the_same_shape(other):
     """Nothing, something else, and lists of tensors are refused."""
     with pytest.raises(ValueError, match="it must keep the shape"):
@@ -181,7 +182,7 @@ SUSPICIOUS = {
 
 
 @pytest.mark.parametrize("name", SUSPICIOUS)
-@pytest.mark.parametrize("normalization", [Normalization(), IMAGENET], ids=str)
+@pytest.mark.parametrize("normalization", [Normalization(), IMAGENET], ids=named)
 def test_what_a_scheme_returns_is_checked(name, normalization, caplog):
     """Values out of range and equal views: one warning with the scheme's name."""
     scheme, message = SUSPICIOUS[name]
@@ -206,7 +207,7 @@ def test_what_a_scheme_returns_is_checked(name, normalization, caplog):
         RandAugment(2, 10),
         v2.RandAugment(),
     ],
-    ids=str,
+    ids=named,
 )
 @pytest.mark.parametrize("reach", [1.0, 4.0])
 def test_good_schemes_pass_the_check(scheme, reach, caplog):
@@ -235,7 +236,9 @@ def test_a_scheme_of_no_range_is_told(caplog):
 @pytest.mark.parametrize("first_view", ["clean", "augmented"])
 @pytest.mark.parametrize("scheme", ["heavier", "light", "photometric"])
 @pytest.mark.parametrize(
-    "normalization", [Normalization(), IMAGENET, Normalization.given(0.4, 0.3)], ids=str
+    "normalization",
+    [Normalization(), IMAGENET, Normalization.given(0.4, 0.3)],
+    ids=named,
 )
 def test_a_gradient_reaches_the_images_through_all_views(
     scheme, first_view, normalization
@@ -282,7 +285,7 @@ def literal_views(images, scheme, first_view, normalization, seed):
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str
+    "dtype", [torch.float16, torch.bfloat16, torch.float64], ids=named
 )
 def test_dtype_and_memory_format_are_kept_with_a_gradient(dtype):
     """Rows come as the images came, and the network's weights play no part."""
@@ -295,7 +298,7 @@ def test_dtype_and_memory_format_are_kept_with_a_gradient(dtype):
         assert not rows_of(images, "heavier").requires_grad
 
 
-@pytest.mark.parametrize("normalization", [Normalization(), IMAGENET], ids=str)
+@pytest.mark.parametrize("normalization", [Normalization(), IMAGENET], ids=named)
 @pytest.mark.parametrize("first_view", ["clean", "augmented"])
 def test_a_gradient_passes_through_a_callable_scheme(first_view, normalization):
     """A gain and a mirror image a row: the gradient is the gain, mirrored back."""
@@ -326,7 +329,7 @@ def test_a_gradient_passes_through_a_callable_scheme(first_view, normalization):
         TrivialAugment(),
         v2.RandomResizedCrop((4, 5)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_libraries_let_the_gradient_through(pipeline):
     """Kornia's and torchvision's pipelines, called once or image by image."""

@@ -8,7 +8,7 @@ import processes
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Plain, SmallNet
+from conftest import Plain, SmallNet, named
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -304,7 +304,7 @@ def noisy(images):
 MOVED = Scheme.heavier(contrast=0.0, brightness=0.0)
 
 
-@pytest.mark.parametrize("scheme", ["light", MOVED, noisy], ids=str)
+@pytest.mark.parametrize("scheme", ["light", MOVED, noisy], ids=named)
 @pytest.mark.parametrize("first", ["clean", "augmented"])
 @pytest.mark.parametrize("follow", [False, True], ids=["", "with a gradient"])
 def test_which_pixels(net, scheme, first, follow):
@@ -519,7 +519,7 @@ def one_step(net, model, images, labels, options):
     return attached(model).stats()["layers"], [p.grad for p in net.parameters()]
 
 
-@pytest.mark.parametrize("sizes", [[4, 4], [6, 2]], ids=str)
+@pytest.mark.parametrize("sizes", [[4, 4], [6, 2]], ids=named)
 def test_all_processes_are_one(sizes):
     """sync=True: one process whose first images are those with views of every rank."""
     options = {"share": 0.5, "alpha": 1.0 if sizes[0] != sizes[1] else 0.4}
