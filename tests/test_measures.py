@@ -221,17 +221,18 @@ def test_equivariance_is_taken_where_there_are_maps_that_can_be_moved():
 
 
 def test_maps_of_some_images_are_moved_where_there_are_many(monkeypatch):
-    """Every s-th in the order of the data, whatever the batches; the rest is NaN."""
+    """Blocks in the order of the data, whatever the batches; the rest is NaN."""
     from dai_plugin.measures import layer_measures
 
     case = Case(2)
     whole = case.measured(measures="layers")["layers"]["equivariance"]
     monkeypatch.setattr(layer_measures, "MAPS", case.count // 3)
+    monkeypatch.setattr(layer_measures, "_BLOCK", 2)
     for batch in (1, 4, case.count):
         some = case.measured(batch, measures="layers")["layers"]["equivariance"]
         step = -(-case.count // (case.count // 3))
         for name, table in some.items():
-            taken = torch.arange(case.count) % step == 0
+            taken = torch.arange(case.count) // 2 % step == 0
             assert torch.equal(table.isnan().any(1), ~taken)
             close(table[taken], whole[name][taken], 1e-4)
 

@@ -36,8 +36,8 @@ from dai_plugin.measures.versions import Version
 from dai_plugin.views.schemes import Scheme
 from dai_plugin.views.warp import warp
 
-# Moving the maps costs as much as a small network: of more images, every s-th is taken.
-MAPS = 512
+# Moving the maps costs as much as a small network: of more images, a part is taken.
+MAPS, _BLOCK = 512, 64
 
 
 class LayerMeasures:
@@ -57,7 +57,7 @@ class LayerMeasures:
         self._lengths: dict[str, Tensor] = {}
         self._cosines, self._moved = Columns(), Columns()
         self._count = 0
-        self._followed = slice(0)
+        self._followed = torch.arange(0)
         self._along = False
 
     def along(self) -> Self:
@@ -81,8 +81,7 @@ class LayerMeasures:
 
     def clean(self, name: str, activation: Tensor, batch: Batch) -> None:
         """Takes what the versions are compared with."""
-        step = -(-self._count // MAPS)
-        self._followed = slice(-batch.start % step, None, step)
+        self._followed = some(batch.start, len(activation), self._count)
         rows = flat(activation)
         self._units[name].take(rows)
         away, lengths = squares_and_lengths(rows, self._scores.mean(name))
@@ -101,7 +100,8 @@ class LayerMeasures:
         moved = follow(clean, version, self._followed)
         if moved is not None:
             column = torch.full_like(apart, torch.nan)
-            column[self._followed] = squares(rows[self._followed], flat(moved))
+            followed = self._followed.to(rows.device)
+            column[followed] = squares(rows[followed], flat(moved))
             self._moved.add(name, column)
 
     def ended(self, batch: Batch) -> None:
@@ -238,8 +238,18 @@ def cosine(apart: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return 1 - (apart - (one - other).square()) / (2 * one * other)
 
 
-def follow(maps: Tensor, version: Version, some: slice) -> Tensor | None:
-    """Some maps of `[B, C, h, w]`, moved as their images were; else None.
+def some(start: int, images: int, count: int) -> Tensor:
+    """Which of the images from `start` on are followed: blocks, evenly spread over all.
+
+    Blocks, so that most batches have none: each batch costs, however few its images.
+    """
+    step = -(-count // MAPS)
+    places = torch.arange(start, start + images)
+    return (places // _BLOCK % step == 0).nonzero()[:, 0]
+
+
+def follow(maps: Tensor, version: Version, chosen: Tensor) -> Tensor | None:
+    """The chosen maps of `[B, C, h, w]`, moved as their images were; else None.
 
     None where the scheme tells no matrices, or the activations are no maps: sides in
     the proportion of the images', to a pixel.
@@ -251,10 +261,10 @@ def follow(maps: Tensor, version: Version, some: slice) -> Tensor | None:
     rows, columns = maps.shape[2:]
     if abs(rows * width - columns * height) > max(height, width):
         return None
-    maps = maps[some].float()
+    maps = maps[chosen.to(maps.device)].float()
     if not (len(maps) and scheme.geometric):
         return maps
-    drawn = {name: values[some] for name, values in drawn.items()}
+    drawn = {name: values[chosen.to(values.device)] for name, values in drawn.items()}
     matrices = scheme.matrix(drawn, height, width)
     smaller = _scaling(rows / height, columns / width).to(matrices.device)
     larger = _scaling(height / rows, width / columns).to(matrices.device)

@@ -27,7 +27,7 @@ from dai_plugin.views.composed import Composed
 from dai_plugin.views.normalization import Statistics
 from dai_plugin.views.schemes import AnyScheme, Given, Scheme, Transform, find_scheme
 
-_CACHED = 2**17  # numbers
+_CACHED = 2**19  # numbers
 
 logger = logging.getLogger("dai_plugin")
 
@@ -222,19 +222,20 @@ def flat(activation: Tensor) -> Tensor:
 
 def squares(rows: Tensor, others: Tensor) -> Tensor:
     """Squared distance `[n]` of each row from its counterpart, or from one for all."""
-    return torch.cat([_lengths(a - b) for a, b in _pairs(rows, others)]).square()
+    parts = [_lengths(a - b) for a, b in _pairs(rows, others)]
+    return torch.cat(parts).double().square()
 
 
 def squares_and_lengths(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """The same, and the length `[n]` of each row, which is read from memory once."""
     found = [(_lengths(a - b), _lengths(a)) for a, b in _pairs(rows, others)]
-    apart, lengths = (torch.cat(parts) for parts in zip(*found, strict=True))
+    apart, lengths = (torch.cat(parts).double() for parts in zip(*found, strict=True))
     return apart.square(), lengths
 
 
 def _lengths(rows: Tensor) -> Tensor:
     lengths: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return lengths.double()
+    return lengths
 
 
 def _pairs(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
