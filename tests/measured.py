@@ -70,7 +70,7 @@ def made_up(
         for kind in ("fgsm", "pgd"):
             axes[f"attacks:{kind}"] = Axis("eps", "of 255", (2.0, 4.0, 8.0))
             tables[f"attacks:{kind}"] = series(3, False)
-    if "similarity" in groups:
+    if "similarity" in groups and images > 2:  # of fewer there is none
         apart = torch.rand(len(places), images, images, generator=draw)
         apart = (apart + apart.mT) / 2
         alike = torch.rand(len(places), len(places), generator=draw)

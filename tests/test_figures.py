@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from measured import GROUPS, made_up, runs_of
 from PIL import Image
 
+from dai_plugin.measures.compared import between
 from dai_plugin.measures.results import Axis, Measures
 from dai_plugin.report.bootstrap import interval
 from dai_plugin.report.canvas import plain, short, style
@@ -155,7 +156,8 @@ def test_every_figure_has_its_numbers(drawn):
     runs, made = drawn
     for stem in made:
         rows = frame_of(stem, runs)
-        assert {row["run"] for row in rows} == {run.name for run in runs}
+        of = {row[key] for row in rows for key in ("run", "other_run") if key in row}
+        assert of == {run.name for run in runs}, stem
         kinds = {type(value) for row in rows for value in row.values()}
         assert kinds <= {int, float, str}, stem
     with pytest.raises(
@@ -227,7 +229,7 @@ def test_missing_numbers_leave_gaps():
 def test_figures_are_drawn_into_given_axes(name, tmp_path):
     """Of a figure of the user's, which keeps its size; the axes are returned."""
     (tmp_path / "metrics.csv").write_text("epoch,layer:relu1\n0,0.9\n1,0.5\n")
-    runs = [Run("a", [made_up()], [tmp_path])]
+    runs = [Run(name, [made_up()], [tmp_path]) for name in "ab"]
     figure = Figure(figsize=(5, 4))
     axes = figure.subplots(1, 2)
     draw, given = FIGURES[name], {"kind": "zoom"} if "strength" in name else {}
@@ -267,6 +269,39 @@ def test_many_images_are_averaged_in_blocks():
     cuts = np.linspace(0, 300, side + 1).astype(int)
     block = whole[cuts[-3] : cuts[-2], cuts[-2] : cuts[-1]]
     assert row["dissimilarity"] == pytest.approx(block.mean().item())
+
+
+@pytest.mark.parametrize("measure", ["cka", "rank_correlation"])
+def test_layers_of_networks_are_compared_with_those_of_the_first(measure):
+    """First seed with first seed: rows are the other one's layers."""
+    runs = runs_of(["a", "b"], seeds=2) + runs_of(["c"], layers=["one", "two"])
+    stem = f"{measure.replace('_', '-')}-between"
+    rows = frame_of(stem, runs)
+    figure = drawings(runs)[stem].draw(runs).figure
+    panes = [axes for axes in figure.findobj(Axes) if axes.images]
+    mine = runs[0].seeds[0].tables["similarity"]
+    for run, pane in zip(runs[1:], panes, strict=True):
+        theirs = run.seeds[0].tables["similarity"]
+        expected = between(theirs, mine, measure).numpy()
+        assert np.array_equal(pane.images[0].get_array(), expected)
+        found = {
+            (r["layer"], r["other"]): r[measure]
+            for r in rows
+            if (r["run"], r["other_run"]) == (run.name, "a")
+        }
+        assert found == {
+            (one, two): expected[i, j]
+            for i, one in enumerate(theirs["dissimilarity"])
+            for j, two in enumerate(mine["dissimilarity"])
+        }
+    told = " ".join(text.get_text() for text, _ in texts(figure))
+    for words in (
+        "layers of a (first seed)",
+        "layers of b (first seed)",
+        "layers of c",
+    ):
+        assert words in told
+    assert not any(s.endswith("-between") for s in drawings(runs_of(["a"], seeds=2)))
 
 
 def test_likeness_to_a_given_matrix_has_its_ceiling():

@@ -82,7 +82,15 @@ def test_the_page_holds_a_section_for_each_group(two):
         assert (
             target[1:] in anchors if target[0] == "#" else (folder / target).is_file()
         )
-    for words in ("n = 2 seeds", "confidence is from accuracy", "each with the same"):
+    shown = page.source.split('<section id="similarity">')[1]
+    for stem in ("cka", "cka-between", "rank-correlation-between"):
+        assert f'aria-label="{stem}"' in shown
+    for words in (
+        "n = 2 seeds",
+        "confidence is from accuracy",
+        "each with the same",
+        "its first is taken",
+    ):
         assert words in page.words
 
 

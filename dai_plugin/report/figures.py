@@ -21,6 +21,7 @@ from dai_plugin.report.dots import (
     output_rows,
     rdm_rows,
 )
+from dai_plugin.report.dynamics import draw_dynamics, dynamics_rows, with_metrics
 from dai_plugin.report.lines import (
     attack_rows,
     attacks_along,
@@ -33,13 +34,12 @@ from dai_plugin.report.lines import (
     strength_rows,
 )
 from dai_plugin.report.maps import (
+    between_rows,
     cka_rows,
     dissimilarity_rows,
+    draw_between,
     draw_cka,
     draw_dissimilarity,
-    draw_dynamics,
-    dynamics_rows,
-    with_metrics,
 )
 from dai_plugin.report.pooled import Row, groups_of, prediction_measure
 from dai_plugin.report.runs import Run
@@ -57,6 +57,7 @@ FIGURES: dict[str, Callable[..., Axes]] = {
     "attacks": draw_attacks,
     "dissimilarity": draw_dissimilarity,
     "cka": draw_cka,
+    "between": draw_between,
     "rdm": draw_rdm,
     "dynamics": draw_dynamics,
 }
@@ -109,8 +110,11 @@ def drawings(runs: Sequence[Run]) -> dict[str, Drawing]:
         found["dissimilarity"] = Drawing(draw_dissimilarity, dissimilarity_rows)
         for measure in ("cka", "rank_correlation"):
             if has("similarity", measure):
-                drawing = _with(draw_cka, cka_rows, {"measure": measure})
-                found[measure.replace("_", "-")] = drawing
+                given, stem = {"measure": measure}, measure.replace("_", "-")
+                found[stem] = _with(draw_cka, cka_rows, given)
+                if len(runs) > 1:
+                    drawing = _with(draw_between, between_rows, given)
+                    found[f"{stem}-between"] = drawing
     if has("similarity", "rdm"):
         found["rdm"] = Drawing(draw_rdm, rdm_rows)
     if with_metrics(runs):

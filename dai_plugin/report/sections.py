@@ -150,7 +150,8 @@ def _pictures(runs: Sequence[Run]) -> Section:
 
 
 def _similarity(runs: Sequence[Run], stems: Sequence[str]) -> Section:
-    drawn = ("dissimilarity", "cka", "rank-correlation", "rdm")
+    alike = ("cka", "cka-between", "rank-correlation", "rank-correlation-between")
+    drawn = ("dissimilarity", *alike, "rdm")
     parts: list[Part] = [Figure(stem) for stem in stems if stem in drawn]
     if all(run.has("similarity", "rdm") for run in runs):
         layers = layers_of(runs, "similarity", "rdm")

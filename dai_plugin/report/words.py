@@ -79,7 +79,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "Similarity of images and of layers",
         "A dissimilarity matrix shows which images a layer takes for alike: dark is "
         "near, light is far. Layers are compared by their matrices (rank correlation) "
-        "or their features (CKA); 1 is the same up to a rotation.",
+        "or their features (CKA); 1 is the same up to a rotation. "
+        "Of several networks, the layers of the first (across) are compared with those "
+        "of each other one (down), too; where one has several seeds, its first is "
+        "taken.",
     ),
     "dynamics": (
         "Training",
