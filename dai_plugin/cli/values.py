@@ -20,9 +20,7 @@ def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(
                 f"must be a whole number, got {text!r}"
             ) from None
-        if not least <= value <= most:
-            bounds = f"at least {least}" if value < least else f"at most {most}"
-            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
+        _check(value, least, most, text)
         return value
 
     return number
@@ -43,9 +41,7 @@ def real(least: float, most: float = math.inf) -> Callable[[str], float]:
             value = math.nan
         if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
-        if not least <= value <= most:
-            bounds = f"at least {least:g}" if value < least else f"at most {most:g}"
-            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
+        _check(value, least, most, text)
         return value
 
     return number
@@ -93,3 +89,9 @@ def drop(text: str) -> tuple[str, float]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
     return name, real(0)(value)
+
+
+def _check(value: float, least: float, most: float, text: str) -> None:
+    if not least <= value <= most:
+        bounds = f"at least {least:.20g}" if value < least else f"at most {most:.20g}"
+        raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")

@@ -107,25 +107,10 @@ def measure(
     if units < 1:
         raise ValueError(f"units must be at least 1, got {units}")
     names = select_layers(base, layers)
-    groups = [group for group in GROUPS if group in asked]
-    similar = [each for each in asked if isinstance(each, Similarity)]
-    families = [e for e in asked if not isinstance(e, (str, Similarity))]
-    taken = groups or (GROUPS if families else ())
-    observers: dict[str, Observer] = {}
-    if "layers" in taken:
-        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
-    output = OutputMeasures(_penultimate(base))
-    if "output" in taken:
-        observers["output"] = output
-    # Attacks go by the labels, too.
-    classed = any(isinstance(each, Attacks) for each in families) or "output" in taken
     batches = Batches(base, data, mean, std, device or device_of(base))
-    classes = output if classed else None
-    look = Look(model, batches, observers, classes, Progress(progress))
-    wanted = _series(families, base, seed)
+    look = _look(model, asked, batches, names, units, seed, progress)
+    wanted = _series(asked, base, seed)
     series = look.first(wanted)
-    for each in similar:
-        each.check(batches.count, len(names) + 1)
 
     def versions() -> dict[str, Tables]:
         source = Transformations(known, num_transforms, seed)
@@ -137,15 +122,16 @@ def measure(
     def similarity(one: Similarity) -> dict[str, Tables]:
         return {"similarity": one.tables(batches, Taps(model, names))}
 
-    parts: dict[str, Part] = {", ".join(groups): versions} if groups else {}
+    groups = ", ".join(group for group in GROUPS if group in asked)
+    parts: dict[str, Part] = {groups: versions} if groups else {}
     parts |= {one.name: partial(along, one) for one in series}
-    if similar:
-        parts["similarity"] = partial(similarity, *similar)
-    unfit = [one.name for one in wanted if one not in series]
-    tables, missing = _run(parts)
     settings = {one.name: one.settings for one in series}
-    if similar:
-        settings["similarity"] = similar[0].metric
+    for each in asked:
+        if isinstance(each, Similarity):
+            each.check(batches.count, len(names) + 1)
+            parts["similarity"] = partial(similarity, each)
+            settings["similarity"] = each.metric
+    tables, missing = _run(parts)
     about = {
         "name": name or type(base).__name__,
         **_described(base, batches),
@@ -155,12 +141,36 @@ def measure(
         "units": units,
         "seed": seed,
         "settings": {group: told for group, told in settings.items() if told},
-        "missing": unfit + missing,
+        "missing": [one.name for one in wanted if one not in series] + missing,
         "interrupted": bool(missing),
     }
     axes = {one.name: one.axis for one in series if one.name in tables}
     seen = batches.labels, batches.names
     return Measures(tables, about, *seen, axes, look.pictures())
+
+
+def _look(
+    model: nn.Module,
+    asked: Sequence[Asked],
+    batches: Batches,
+    names: Sequence[str],
+    units: int,
+    seed: int,
+    progress: bool,
+) -> Look:
+    """With the observers of the groups asked for; of both for series alone."""
+    groups = [group for group in GROUPS if group in asked]
+    taken = groups or (GROUPS if any(isinstance(e, Family) for e in asked) else ())
+    output = OutputMeasures(_penultimate(unwrap(model)))
+    observers: dict[str, Observer] = {}
+    if "layers" in taken:
+        observers["layers"] = LayerMeasures([PIXELS, *names], units, seed)
+    if "output" in taken:
+        observers["output"] = output
+    # Attacks go by the labels, too.
+    classed = "output" in taken or any(isinstance(each, Attacks) for each in asked)
+    classes = output if classed else None
+    return Look(model, batches, observers, classes, Progress(progress))
 
 
 def _asked(measures: Asked | Sequence[Asked]) -> list[Asked]:
@@ -183,7 +193,8 @@ def _asked(measures: Asked | Sequence[Asked]) -> list[Asked]:
     return found
 
 
-def _series(families: Sequence[Family], base: nn.Module, seed: int) -> list[Series]:
+def _series(asked: Sequence[Asked], base: nn.Module, seed: int) -> list[Series]:
+    families = [each for each in asked if isinstance(each, Family)]
     found = [one for family in families for one in family.series(base, seed)]
     names = Counter(one.name for one in found)
     if twice := [name for name, count in names.items() if count > 1]:
