@@ -173,7 +173,7 @@ def test_stored_versions_that_are_of_other_images_are_refused(folder):
         ({"severities": []}, ValueError, r"names and severities, got .* at \[\]"),
         ({"severities": [0]}, ValueError, "severity is 0; take a whole number from 1"),
         ({"constants": "coco"}, ValueError, "constants is 'coco'; take imagenet or ci"),
-        ({"folder": "nowhere"}, ValueError, r"need names and severities, got \[\] at"),
+        ({"folder": "nowhere"}, FileNotFoundError, "nowhere holds no corrupted sets"),
         (
             {"folder": "nowhere", "names": ["fog"]},
             FileNotFoundError,

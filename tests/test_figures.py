@@ -1,6 +1,7 @@
 """Figures: all text has its room, files stand alone, nothing global is touched."""
 
 import os
+import random
 import subprocess
 import sys
 from itertools import combinations
@@ -20,6 +21,7 @@ from dai_plugin.measures.compared import between
 from dai_plugin.measures.results import Axis, Measures
 from dai_plugin.report.bootstrap import interval
 from dai_plugin.report.canvas import plain, short, style
+from dai_plugin.report.dynamics import read_metrics
 from dai_plugin.report.figures import FIGURES, drawings, figures, frame_of, write_figure
 from dai_plugin.report.runs import Run
 
@@ -255,6 +257,30 @@ def test_losses_over_a_training_are_the_means_of_its_seeds(tmp_path):
         nan_ok=True,
     )
     assert "dynamics" not in drawings(runs_of(["b"]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_log_of_training_is_named(tmp_path, seed):
+    """Whatever cell it is, with words or numbers too many."""
+    draw = random.Random(seed)
+    rows = [[str(draw.random()) for _ in range(3)] for _ in range(4)]
+    path = tmp_path / "metrics.csv"
+
+    def write():
+        lines = ["epoch,acc1,layer:relu1", *map(",".join, rows)]
+        path.write_text("\n".join(lines) + "\n")
+
+    write()
+    assert [list(row.values()) for row in read_metrics(tmp_path)] == [
+        [float(cell) for cell in row] for row in rows
+    ]
+    if seed:
+        draw.choice(rows)[draw.randrange(3)] = draw.choice(["x", "1.2.3", "0x"])
+    else:
+        draw.choice(rows).append("7")
+    write()
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
+        read_metrics(tmp_path)
 
 
 def test_many_images_are_averaged_in_blocks():

@@ -151,6 +151,14 @@ def test_what_does_not_suit_the_images_is_left_out_or_refused(caplog):
             case.measured(measures=twice)
 
 
+def test_what_is_nan_is_said_once(caplog):
+    """Not once more for each series."""
+    case = Case(1)
+    case.images = case.images[:1].repeat(case.count, 1, 1, 1)
+    case.measured(measures=["layers", Drawn(case, ("one", "two"))])
+    assert caplog.text.count("scores are NaN") == 1
+
+
 def interrupted(case, at, asked=("layers", "output")):
     family = Drawn(case, ("one", "two", "three"), interrupt=at)
     data = [(case.images, case.labels)]

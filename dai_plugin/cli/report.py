@@ -1,7 +1,6 @@
 """`dai-plugin report`: measured networks side by side, on a page and as pictures."""
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from dai_plugin.cli.output import PICTURE, SCORES, SUMMARY, output_folder, resul
 from dai_plugin.cli.scores import draw_picture, medians_table, write_scores
 from dai_plugin.cli.tables import table, terminal_width
 from dai_plugin.measures.results import FILE
-
-METRICS = "metrics.csv"  # of a training run
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,20 +61,15 @@ def check(folders: Sequence[Path]) -> None:
 def accuracies(runs: Sequence[Any]) -> str:
     """Last accuracies (per cent) of the runs that were trained here; else nothing."""
     labels = {"acc1": "accuracy", "acc1_augmented": "accuracy on augmented images"}
+    read = of_report("dynamics").read_metrics
     last = {
-        run.name if len(run.folders) == 1 else str(folder): _last_row(folder / METRICS)
+        run.name if len(run.folders) == 1 else str(folder): rows[-1]
         for run in runs
         for folder in run.folders
-        if (folder / METRICS).is_file()
+        if (rows := read(folder))
     }
-    rows = [
-        (label, *(float(row.get(column) or "nan") for row in last.values()))
+    table_rows = [
+        (label, *(row.get(column, float("nan")) for row in last.values()))
         for column, label in labels.items()
     ]
-    return table(["per cent", *last], rows, terminal_width()) if last else ""
-
-
-def _last_row(path: Path) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return rows[-1] if rows else {}
+    return table(["per cent", *last], table_rows, terminal_width()) if last else ""

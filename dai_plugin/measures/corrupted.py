@@ -43,6 +43,11 @@ class Corruptions:
     folder: str | Path | None = None
 
     def __post_init__(self) -> None:
+        if self.folder is not None and not self.chosen:
+            raise FileNotFoundError(
+                f"the folder {self.folder} holds no corrupted sets (NAME.npy beside "
+                "labels.npy, in the layout of CIFAR-10-C)"
+            )
         if not self.severities or not self.chosen:
             raise ValueError(
                 f"corruptions need names and severities, got {list(self.chosen)} at "

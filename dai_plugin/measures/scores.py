@@ -92,11 +92,12 @@ class Scores:
         self.layers = layers
         self._means: dict[str, Mean] = {}
         self._squares = Columns()
+        self._along = False
 
     def along(self) -> Self:
         """As in `Observer`."""
         other = copy.copy(self)
-        other._squares = Columns()
+        other._squares, other._along = Columns(), True
         return other
 
     def first(self, name: str, activation: Tensor, batch: Batch) -> None:
@@ -140,7 +141,8 @@ class Scores:
             name: self.relative(name, self._squares.values(name)[:, 1:])
             for name in self._squares.names()
         }
-        if any(values.isnan().any() for values in scores.values()):
+        lost = any(values.isnan().any() for values in scores.values())
+        if lost and not self._along:  # of each series it would be said again
             logger.warning(
                 "scores are NaN where all images have the same activations, or some "
                 "that are not finite"

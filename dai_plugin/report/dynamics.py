@@ -14,6 +14,8 @@ from dai_plugin.report.runs import Run
 METRICS = "metrics.csv"  # of the training script
 LAYER = "layer:"  # its columns of a layer's invariance loss
 
+Metrics = dict[str, float]
+
 
 def dynamics_rows(runs: Sequence[Run]) -> list[Row]:
     """Each layer's invariance loss by epoch, the mean of the seeds."""
@@ -50,24 +52,38 @@ def with_metrics(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.folders and all(map(_table, run.folders))]
 
 
+def read_metrics(folder: Path) -> list[Metrics]:
+    """A row for each epoch of a training, NaN where nothing stands; none without it.
+
+    Raises:
+        ValueError: the file holds something that is no number.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                {name: float(text or "nan") for name, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); train again, or take the file out of the "
+            "folder to report without it"
+        ) from error
+
+
 def _losses(run: Run) -> tuple[list[str], list[float], Grid]:
     """Layers, epochs, and the losses `[layers, epochs]` that all seeds have."""
     tables = [_table(folder) for folder in run.folders]
     layers = [c for c in tables[0][0] if c.startswith(LAYER)]
-    count = min(map(len, tables))
-    of = [[[_number(r.get(n)) for r in t[:count]] for n in layers] for t in tables]
-    epochs = [_number(row["epoch"]) for row in tables[0][:count]]
+    count, nothing = min(map(len, tables)), float("nan")
+    of = [[[r.get(n, nothing) for r in t[:count]] for n in layers] for t in tables]
+    epochs = [row["epoch"] for row in tables[0][:count]]
     return [n.removeprefix(LAYER) for n in layers], epochs, np.mean(of, axis=0)
 
 
-def _table(folder: Path) -> list[dict[str, str]]:
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+def _table(folder: Path) -> list[Metrics]:
+    rows = read_metrics(folder)
     return rows if rows and any(name.startswith(LAYER) for name in rows[0]) else []
-
-
-def _number(text: str | None) -> float:
-    return float(text) if text else float("nan")
