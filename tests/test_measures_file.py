@@ -45,6 +45,20 @@ def test_what_was_run_is_told(net, found):
         _ = other.scores
 
 
+def test_the_digest_tells_images_apart(net):
+    """One grey level of one pixel is other data; other batches are not."""
+    images = torch.randint(255, (6, 3, 12, 12), dtype=torch.uint8)
+
+    def digest(data):
+        return measure(net, data, measures="output", **PIXELS).about["data"]
+
+    first = digest(images)
+    assert len(first) == 16
+    assert digest(images.split(4)) == first
+    images[3, 1, 5, 5] += 1
+    assert digest(images) != first
+
+
 def test_the_hash_tells_weights_apart(net):
     """One number of one weight, or the type, is another network; a copy is none."""
     first = hash_of_weights(net)
