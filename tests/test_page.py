@@ -17,7 +17,7 @@ from PIL import Image, features
 
 import dai_plugin.report.page
 from dai_plugin.report.canvas import plain
-from dai_plugin.report.page import write_page
+from dai_plugin.report.page import earlier, write_page
 from dai_plugin.report.quantities import Quantity, differences, estimates
 from dai_plugin.report.runs import Run
 from dai_plugin.report.summary import beside
@@ -445,3 +445,16 @@ def test_the_template_is_in_the_wheel():
     files = importlib.resources.files("dai_plugin.report")
     for name in ("page.html.j2", "page.css", "page.js"):
         assert files.joinpath(name).is_file()
+
+
+@pytest.mark.parametrize("path", ["..%2Fkept.png", "%2Fkept.png", "a%2Fkept.png", ".."])
+def test_a_page_that_links_elsewhere_removes_nothing_there(tmp_path, path):
+    """Only files beside the page are those of an earlier report."""
+    for place in (tmp_path, tmp_path.parent, tmp_path / "a"):
+        place.mkdir(exist_ok=True)
+        (place / "kept.png").touch()
+    (tmp_path / "own.png").touch()
+    links = f'<a href="own.png"></a><a href="{path}"></a>'
+    text = f'<meta name="generator" content="dai-plugin report">{links}'
+    (tmp_path / "report.html").write_text(text)
+    assert earlier(tmp_path) == ["own.png"]

@@ -67,14 +67,15 @@ def write_page(
 def earlier(folder: Path) -> list[str]:
     """Names of the files beside the page that a folder holds: what the page links.
 
-    None of a page that somebody else wrote.
+    None of a page that somebody else wrote, and none outside the folder.
     """
     if not (folder / PAGE).is_file():
         return []
     page = (folder / PAGE).read_text(encoding="utf-8", errors="replace")
     if f'content="{_GENERATOR}"' not in page:
         return []
-    return [unquote(name) for name in re.findall(r'<a href="([\w.%-]+)">', page)]
+    names = map(unquote, re.findall(r'<a href="([\w.%-]+)">', page))
+    return [n for n in names if Path(n).name == n and (folder / n).is_file()]
 
 
 def html(
